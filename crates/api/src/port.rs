@@ -1,0 +1,8 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! vsock ports. 1024 to 1027 are Kata's numbers.
+
+/// Agent's ttrpc service; also the host's port at which a booted agent knocks once (connect, close).
+pub const CONTROL: u32 = 1024;
+/// Raw standard streams, each opened with a [`crate::stream::Hello`].
+pub const STDIO: u32 = 1027;

@@ -1,0 +1,3 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! Containers inside the guest.

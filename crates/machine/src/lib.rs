@@ -1,0 +1,109 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! What a hypervisor is to us: a [`Backend`] launches a [`Machine`] from a [`MachineSpec`].
+//!
+//! A new hypervisor is one file with two impls and one line in the registry. No backend's name is spelled outside its file;
+//! an ability that is missing is an answer ([`Caps`], `Kind::Unsupported`), not a panic. Nothing here knows containers.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use base::Result;
+use base::pidfd::Pidfd;
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
+
+/// A machine to be launched. Paths are the host's.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MachineSpec {
+    /// Virtual CPUs, at least 1.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Uncompressed ELF kernel with a PVH entry.
+    pub kernel: PathBuf,
+    /// Uncompressed cpio archive.
+    pub initramfs: PathBuf,
+    /// Added to the parameters that the backend itself needs.
+    pub kernel_params: String,
+    /// virtio-fs devices, served by another process where [`Caps::own_devices`] is false.
+    pub shares: Vec<ShareSpec>,
+    /// The vsock device, served likewise.
+    pub vsock: VsockSpec,
+    /// The hypervisor's executable, where it is not the one that the backend finds.
+    pub binary: Option<PathBuf>,
+}
+
+/// One virtio-fs device.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ShareSpec {
+    /// The name by which the guest mounts it.
+    pub tag: String,
+    /// vhost-user socket of its server, relative to the sandbox's directory.
+    pub socket: PathBuf,
+}
+
+/// The vsock device.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VsockSpec {
+    /// Guest's context id, at least 3; only this machine's own server reads it.
+    pub cid: u32,
+    /// vhost-user socket of its server, relative to the sandbox's directory.
+    pub socket: PathBuf,
+    /// Socket at which the host asks for guest ports (`CONNECT <port>\n`), relative likewise; a guest that dials host port N
+    /// reaches the listener `<hybrid>_N`.
+    pub hybrid: PathBuf,
+}
+
+/// What a backend can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Caps {
+    /// Serves virtio-fs and vsock itself: no device process is needed.
+    pub own_devices: bool,
+    /// Can pause and go on.
+    pub pause: bool,
+    /// Uses the processor's virtualization.
+    pub accelerated: bool,
+}
+
+/// What is written to disk so that a later process can adopt or clean up.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SavedMachine {
+    /// [`Backend::name`].
+    pub backend: String,
+    /// Host pid of the hypervisor.
+    pub pid: i32,
+    /// Field 22 of `/proc/<pid>/stat`: tells a reused pid apart.
+    pub start_time: u64,
+}
+
+/// A hypervisor that is usable on this host.
+#[async_trait]
+pub trait Backend: Send + Sync + std::fmt::Debug {
+    /// Short, lower case, as in `--hypervisor`.
+    fn name(&self) -> &'static str;
+    /// What it can do here.
+    fn caps(&self) -> Caps;
+    /// Starts the hypervisor's process with `dir` (the sandbox's) as working directory and boots the guest. Returns when the
+    /// process runs and obeys, not when the guest is up. The process dies with the thread that launched it.
+    async fn launch(&self, spec: &MachineSpec, dir: &Path) -> Result<Box<dyn Machine>>;
+}
+
+/// A running machine. Dropping it kills the process and waits for its end.
+#[async_trait]
+pub trait Machine: Send + std::fmt::Debug {
+    /// The hypervisor's process; readable when it has ended.
+    fn process(&self) -> &Pidfd;
+    /// Opens a stream to a port of the guest. Waits until somebody listens there or the guest refuses.
+    async fn dial(&self, port: u32) -> Result<UnixStream>;
+    /// Pauses or resumes all virtual CPUs.
+    async fn set_running(&mut self, running: bool) -> Result<()>;
+    /// Kills the process and waits for its end.
+    async fn kill(&mut self) -> Result<()>;
+    /// The last lines that the guest's console printed (bounded, control characters removed), for error messages.
+    fn console(&self) -> String;
+    /// Why the process ended, from its exit status and the last lines of its stderr, once it has.
+    fn cause(&self) -> Option<String>;
+    /// For the disk.
+    fn save(&self) -> SavedMachine;
+}
