@@ -1,0 +1,106 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! What may not be left when a test has ended: processes, mounts, cgroups, sockets and directories that carry its name.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crate::{Runtime, World};
+
+/// How long a process that was killed may take to be gone.
+const GRACE: Duration = Duration::from_secs(20);
+
+fn processes(marker: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").expect("proc is mounted").flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        if pid == std::process::id() {
+            continue;
+        }
+        let dir = entry.path();
+        let line = fs::read(dir.join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let cwd = fs::read_link(dir.join("cwd"))
+            .map(|cwd| cwd.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        if line.contains(marker) || cwd.contains(marker) {
+            found.push(format!("process {pid} (cwd {cwd}): {line}"));
+        }
+    }
+    found
+}
+
+fn mounts(marker: &str) -> Vec<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("proc is mounted");
+    table
+        .lines()
+        .filter(|line| line.contains(marker))
+        .map(|line| format!("mount {line}"))
+        .collect()
+}
+
+fn cgroups(marker: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut dirs = vec![std::path::PathBuf::from("/sys/fs/cgroup")];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                if entry.file_name().to_string_lossy().contains(marker) {
+                    found.push(format!("cgroup {}", entry.path().display()));
+                }
+                dirs.push(entry.path());
+            }
+        }
+    }
+    found
+}
+
+/// Everything of `world` that is still there.
+pub fn left(world: &World) -> Vec<String> {
+    let marker = world
+        .dir()
+        .file_name()
+        .expect("has a name")
+        .to_string_lossy()
+        .into_owned();
+    let mut found = processes(&marker);
+    found.extend(mounts(&marker));
+    found.extend(cgroups(&marker));
+    if world.runtime == Runtime::Ours {
+        for entry in fs::read_dir(world.root()).into_iter().flatten().flatten() {
+            found.push(format!("directory {}", entry.path().display()));
+        }
+    }
+    found
+}
+
+/// Fails the test if anything stays.
+pub fn check(world: &World) {
+    let start = Instant::now();
+    loop {
+        let found = left(world);
+        if found.is_empty() {
+            return;
+        }
+        assert!(start.elapsed() < GRACE, "left behind:\n{}", found.join("\n"));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Kills what a failed test left, so that it cannot disturb the next; says nothing.
+pub fn sweep(world: &World) {
+    let marker = world
+        .dir()
+        .file_name()
+        .expect("has a name")
+        .to_string_lossy()
+        .into_owned();
+    for line in processes(&marker) {
+        let pid = line.split_whitespace().nth(1).and_then(|pid| pid.parse().ok());
+        if let Some(pid) = pid {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+}

@@ -1,0 +1,16 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! What the integration tests stand on: a world of its own per test (root directory, bundle, rootfs), the reference runtime and
+//! ours behind one command line, and a leak check at the end of each world.
+
+pub mod bundle;
+pub mod command;
+pub mod leak;
+pub mod terminal;
+pub mod trial;
+pub mod world;
+
+pub use bundle::Bundle;
+pub use command::Outcome;
+pub use trial::{Verdict, both, ours};
+pub use world::{Runtime, World};

@@ -1,0 +1,43 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! Integration tests: real virtual machines, real clients, as root. See CONTRIBUTING.md for how to run some of them.
+
+mod boot;
+mod crash;
+mod files;
+mod input;
+mod lifecycle;
+mod limits;
+mod mounts;
+mod porcelain;
+mod process;
+mod stdio;
+mod terminal;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() {
+    let mut args = Arguments::from_args();
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("the integration tests make containers and need root: sudo make test");
+        std::process::exit(1);
+    }
+    // A machine per core: more only makes each one slower under software emulation.
+    args.test_threads = args.test_threads.or(Some(2));
+    let groups: [fn() -> Vec<Trial>; 11] = [
+        lifecycle::cases,
+        process::cases,
+        mounts::cases,
+        limits::cases,
+        stdio::cases,
+        terminal::cases,
+        files::cases,
+        input::cases,
+        boot::cases,
+        crash::cases,
+        porcelain::cases,
+    ];
+    // A failed assertion is reported by the runner, not by the panic hook of its thread.
+    std::panic::set_hook(Box::new(|_| {}));
+    libtest_mimic::run(&args, groups.into_iter().flat_map(|cases| cases()).collect()).exit();
+}
