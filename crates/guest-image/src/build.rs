@@ -1,0 +1,308 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! Builds a guest image: kernel and modules from a source, the agent, and out come a kernel to boot, an initramfs
+//! and the manifest. Whatever happens, the store holds whole images only.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use base::{Context, Error, Kind, Result};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::kernel::{Kernel, Source};
+use crate::manifest::{Asked, Input, Manifest, Output, SCHEMA, Stamp};
+use crate::modules::WANTED;
+use crate::store::{GuestImage, INITRAMFS, KERNEL, Lock, Store};
+use crate::{apt, bzimage, digest, elf, initramfs};
+
+/// Changes when the same inputs make another image.
+const LAYOUT: &str = "kata guest image 1";
+
+/// What to build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Where the kernel comes from.
+    pub kernel: KernelChoice,
+    /// The agent's program.
+    pub agent: PathBuf,
+    /// The name that the image gets.
+    pub name: String,
+    /// Build even if the image exists, and look for a newer kernel.
+    pub force: bool,
+}
+
+/// Where a kernel comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KernelChoice {
+    /// The best installed kernel that fits; if there is none, the system's cloud kernel, fetched by apt.
+    Auto,
+    /// The cloud kernel of a Debian release, fetched by apt.
+    Suite(String),
+    /// Files that the user names.
+    Given(Source),
+}
+
+/// Told about each step; may end the build between two of them.
+pub trait Progress {
+    /// A step begins. An error ends the build.
+    fn step(&self, what: &str) -> Result<()>;
+
+    /// Asked often during long steps. An error ends the build.
+    fn check(&self) -> Result<()>;
+}
+
+/// What a build did.
+#[derive(Debug)]
+pub struct Built {
+    /// The image.
+    pub image: GuestImage,
+    /// Whether it had to be made: otherwise it was there.
+    pub fresh: bool,
+}
+
+/// Builds an image into `store`, unless it is there already.
+pub fn build(store: &Store, request: &Request, progress: &dyn Progress) -> Result<Built> {
+    if let Some(image) = unchanged(store, request) {
+        return Ok(Built { image, fresh: false });
+    }
+    check_name(&request.name)?;
+    progress.step("wait for other builds")?;
+    let lock = store.lock()?;
+    // Another build may have done it meanwhile.
+    if let Some(image) = unchanged(store, request) {
+        return Ok(Built { image, fresh: false });
+    }
+    let recipe = Recipe::of(request, progress)?;
+    let key = recipe.key();
+    let existing = store.find(&key).and_then(|image| image.check(true).map(|()| image));
+    let (image, fresh) = match existing {
+        Ok(image) if !request.force => (recipe.note(&image)?, false),
+        _ => (recipe.make(store, &key, &lock, progress)?, true),
+    };
+    store.name(&request.name, &key, &lock)?;
+    Ok(Built { image, fresh })
+}
+
+/// Builds an image into the directory `out`, which is created; the store is left alone.
+pub fn export(out: &Path, request: &Request, progress: &dyn Progress) -> Result<GuestImage> {
+    fs::create_dir_all(out).attempt(|| format!("create directory {}", out.display()))?;
+    // A store of its own, within: what is written there is renamed into place when it is whole.
+    let aside = base::file::OwnedDir::create(&out.join(format!(".kata-{}", std::process::id())))?;
+    let built = build(&Store::at(aside.path()), request, progress)?.image;
+    for name in [KERNEL, INITRAMFS, "manifest.json"] {
+        let path = out.join(name);
+        fs::rename(built.dir.join(name), &path).attempt(|| format!("write {}", path.display()))?;
+    }
+    Ok(GuestImage {
+        dir: out.to_owned(),
+        kernel: out.join(KERNEL),
+        initramfs: out.join(INITRAMFS),
+        manifest: built.manifest,
+    })
+}
+
+/// The image that the same request gave last time, if nothing that it looked at has changed.
+fn unchanged(store: &Store, request: &Request) -> Option<GuestImage> {
+    let image = store.image(&request.name).ok().filter(|_| !request.force)?;
+    let manifest = &image.manifest;
+    let same = manifest.kata == env!("CARGO_PKG_VERSION")
+        && manifest.agent.path == request.agent
+        && manifest.request.kernel == request.kernel.words()
+        && manifest
+            .request
+            .stamps
+            .iter()
+            .all(|stamp| Stamp::of(&stamp.path) == *stamp);
+    same.then_some(image)
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    let usable = !name.is_empty() && name.len() <= 64 && name.bytes().all(fits);
+    if usable && !name.starts_with('.') && !crate::store::is_key(name) {
+        return Ok(());
+    }
+    let rule = "1 to 64 letters, digits, '_', '.' and '-', no '.' at the start";
+    Err(Error::new(
+        Kind::Invalid,
+        format!("{name:?} is no name for a guest image: {rule}"),
+    ))
+}
+
+impl KernelChoice {
+    fn words(&self) -> String {
+        match self {
+            KernelChoice::Auto => "auto".into(),
+            KernelChoice::Suite(suite) => suite.clone(),
+            KernelChoice::Given(Source::Packages(paths)) => {
+                let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+                paths.join(" ")
+            }
+            KernelChoice::Given(Source::Tree { image, modules, .. }) => {
+                format!("{} {}", image.display(), modules.display())
+            }
+        }
+    }
+
+    /// The source, and what its choice depended on.
+    fn resolve(&self, progress: &dyn Progress) -> Result<(Source, Vec<PathBuf>)> {
+        match self {
+            KernelChoice::Given(source) => {
+                let seen = match source {
+                    Source::Packages(paths) => paths.clone(),
+                    Source::Tree { image, modules, .. } => vec![image.clone(), modules.clone()],
+                };
+                Ok((source.clone(), seen))
+            }
+            KernelChoice::Suite(suite) => Ok((Source::Packages(apt::fetch(Some(suite), progress)?), Vec::new())),
+            KernelChoice::Auto => {
+                let mut seen: Vec<PathBuf> = ["/boot", "/lib/modules"].map(PathBuf::from).into();
+                progress.step("look for an installed kernel")?;
+                for source in Source::installed(Path::new("/")) {
+                    match usable(&source) {
+                        Ok(()) => return Ok((source, seen)),
+                        Err(e) => progress.step(&format!("skip an installed kernel: {}", e.chain()))?,
+                    }
+                }
+                seen.push(apt::SYSTEM_LISTS.into());
+                Ok((Source::Packages(apt::fetch(None, progress)?), seen))
+            }
+        }
+    }
+}
+
+fn usable(source: &Source) -> Result<()> {
+    let kernel = source.load()?;
+    kernel.check()?;
+    kernel.modules.resolve(&WANTED)?;
+    Ok(())
+}
+
+/// Everything that goes into an image.
+struct Recipe {
+    source: Source,
+    agent: Input,
+    inputs: Vec<Input>,
+    request: Asked,
+}
+
+impl Recipe {
+    fn of(request: &Request, progress: &dyn Progress) -> Result<Recipe> {
+        let agent = Input::of_file(&request.agent).attempt(|| "find the agent".into())?;
+        let mut stamps = vec![Stamp::of(&request.agent)];
+        let (source, seen) = request.kernel.resolve(progress)?;
+        stamps.extend(seen.iter().map(|path| Stamp::of(path)));
+        let inputs = source.inputs()?;
+        Ok(Recipe {
+            source,
+            agent,
+            inputs,
+            request: Asked {
+                kernel: request.kernel.words(),
+                stamps,
+            },
+        })
+    }
+
+    /// A hash over the contents of all inputs: same key, same image.
+    fn key(&self) -> String {
+        let hashes = self
+            .inputs
+            .iter()
+            .chain([&self.agent])
+            .map(|input| input.sha256.as_str());
+        let parts: Vec<&str> = [LAYOUT].into_iter().chain(WANTED).chain(hashes).collect();
+        digest::of(parts.join("\n").as_bytes())
+    }
+
+    /// Notes in an existing image that this request leads to it too.
+    fn note(&self, image: &GuestImage) -> Result<GuestImage> {
+        let manifest = Manifest {
+            request: self.request.clone(),
+            agent: self.agent.clone(),
+            kata: env!("CARGO_PKG_VERSION").into(),
+            ..image.manifest.clone()
+        };
+        base::file::replace(&image.dir.join("manifest.json"), &json(&manifest)?)?;
+        Ok(GuestImage {
+            manifest,
+            ..image.clone()
+        })
+    }
+
+    fn make(self, store: &Store, key: &str, lock: &Lock, progress: &dyn Progress) -> Result<GuestImage> {
+        progress.step("read the kernel and its modules")?;
+        let kernel = self.source.load()?;
+        kernel.check()?;
+        let modules = kernel.modules.resolve(&WANTED)?;
+        if let Some(other) = modules.iter().find(|module| module.release != kernel.release) {
+            let reason = format!(
+                "module {} is for {}, not for {}",
+                other.name, other.release, kernel.release
+            );
+            return Err(Error::new(Kind::Invalid, reason));
+        }
+        let agent = fs::read(&self.agent.path).attempt(|| format!("read {}", self.agent.path.display()))?;
+        elf::check_static(&agent).attempt(|| format!("use {} as the agent", self.agent.path.display()))?;
+        if digest::of(&agent) != self.agent.sha256 {
+            let reason = format!("{} changed during the build", self.agent.path.display());
+            return Err(Error::new(Kind::State, reason));
+        }
+
+        let fresh = store.fresh(lock)?;
+        progress.step(&format!("expand kernel {}", kernel.release))?;
+        let image = bzimage::vmlinux(&kernel.image).attempt(|| format!("use kernel {}", kernel.release))?;
+        write(&fresh.path().join(KERNEL), |out| {
+            out.write_all(&image).attempt(|| "write the kernel".into())
+        })?;
+        progress.step(&format!("write the initramfs with {} modules", modules.len()))?;
+        write(&fresh.path().join(INITRAMFS), |out| {
+            initramfs::write(out, &agent, &kernel.release, &modules)
+        })?;
+        progress.check()?;
+
+        let created = OffsetDateTime::now_utc().format(&Rfc3339);
+        let manifest = Manifest {
+            schema: SCHEMA,
+            key: key.to_owned(),
+            kata: env!("CARGO_PKG_VERSION").into(),
+            created: created.context(Kind::Bug, || "write the time".into())?,
+            packages: packages(&kernel),
+            release: kernel.release,
+            modules: modules.into_iter().map(|module| module.name).collect(),
+            agent: self.agent,
+            inputs: self.inputs,
+            outputs: vec![Output::of(fresh.path(), KERNEL)?, Output::of(fresh.path(), INITRAMFS)?],
+            request: self.request,
+        };
+        let bytes = json(&manifest)?;
+        write(&fresh.path().join("manifest.json"), |out| {
+            out.write_all(&bytes).attempt(|| "write the manifest".into())
+        })?;
+        store.adopt(fresh, key, lock)
+    }
+}
+
+fn packages(kernel: &Kernel) -> Vec<String> {
+    let packages = kernel.packages.iter();
+    packages
+        .map(|package| format!("{} {}", package.name, package.version))
+        .collect()
+}
+
+fn json(manifest: &Manifest) -> Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec_pretty(manifest).context(Kind::Bug, || "write the manifest".into())?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// Writes a file to the disk, not only to memory: it is about to be named by its hash.
+fn write(path: &Path, content: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let tried = || format!("write {}", path.display());
+    let mut out = BufWriter::new(File::create(path).attempt(tried)?);
+    content(&mut out).attempt(tried)?;
+    let file = out.into_inner().map_err(|e| e.into_error()).attempt(tried)?;
+    file.sync_all().attempt(tried)
+}
