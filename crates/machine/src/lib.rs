@@ -5,7 +5,18 @@
 //! A new hypervisor is one file with two impls and one line in the registry. No backend's name is spelled outside its file;
 //! an ability that is missing is an answer ([`Caps`], `Kind::Unsupported`), not a panic. Nothing here knows containers.
 
+pub mod hybrid;
+pub mod kvm;
+pub mod process;
+pub mod qemu;
+pub mod registry;
+mod sys;
+pub mod tail;
+pub mod tsc;
+
 use std::path::{Path, PathBuf};
+
+pub use registry::{choose, clean};
 
 use async_trait::async_trait;
 use base::Result;
@@ -84,6 +95,10 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     fn name(&self) -> &'static str;
     /// What it can do here.
     fn caps(&self) -> Caps;
+    /// Whether it can run on this host. Errors: `Unsupported`, with the reason for people.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
     /// Starts the hypervisor's process with `dir` (the sandbox's) as working directory and boots the guest. Returns when the
     /// process runs and obeys, not when the guest is up. The process dies with the thread that launched it.
     async fn launch(&self, spec: &MachineSpec, dir: &Path) -> Result<Box<dyn Machine>>;

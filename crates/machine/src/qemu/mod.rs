@@ -1,0 +1,342 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! QEMU as a backend, with KVM or with its own translator. virtio-fs and vsock are served by another process over vhost-user.
+//!
+//! QEMU runs as nobody in particular (`process::Identity`), under its own seccomp filter, and inherits every file and socket
+//! that it needs: the sandbox's directory is only its working directory.
+
+pub mod binary;
+pub mod command;
+pub mod qmp;
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base::pidfd::Pidfd;
+use base::{Context, Error, Kind, Result};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde_json::json;
+use tokio::net::UnixStream;
+
+use crate::process::{self, Identity};
+use crate::tail::Tail;
+use crate::{Backend, Caps, Machine, MachineSpec, SavedMachine, hybrid, kvm, tsc};
+use command::{Accelerator, BootFiles, Descriptors};
+use qmp::Qmp;
+
+/// How long a QEMU that closed its control channel may take to end.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// QEMU with one of its two ways to run a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Qemu {
+    /// On the processor's virtualization.
+    Kvm,
+    /// In software: everywhere, several times slower.
+    Tcg,
+}
+
+#[async_trait]
+impl Backend for Qemu {
+    fn name(&self) -> &'static str {
+        match self {
+            Qemu::Kvm => "qemu-kvm",
+            Qemu::Tcg => "qemu-tcg",
+        }
+    }
+
+    fn caps(&self) -> Caps {
+        Caps {
+            own_devices: false,
+            pause: true,
+            accelerated: *self == Qemu::Kvm,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        match self {
+            Qemu::Tcg => Ok(()),
+            Qemu::Kvm => {
+                let kvm = kvm::probe();
+                let unusable = || Error::new(Kind::Unsupported, kvm.reason.clone());
+                if kvm.usable { Ok(()) } else { Err(unusable()) }
+            }
+        }
+    }
+
+    async fn launch(&self, spec: &MachineSpec, dir: &Path) -> Result<Box<dyn Machine>> {
+        let binary = match &spec.binary {
+            Some(given) => given.clone(),
+            None => binary::find()?,
+        };
+        let started = Running::start(*self, &binary, spec, dir)?;
+        started
+            .obey(&binary)
+            .await
+            .map(|running| Box::new(running) as Box<dyn Machine>)
+    }
+}
+
+impl Qemu {
+    fn accelerator(self) -> Result<Accelerator> {
+        let unknown = || {
+            Error::new(
+                Kind::Unsupported,
+                "emulate an x86 machine: this host has no time stamp counter",
+            )
+        };
+        match self {
+            Qemu::Kvm => Ok(Accelerator::Kvm),
+            Qemu::Tcg => Ok(Accelerator::Tcg {
+                tsc_khz: tsc::khz().ok_or_else(unknown)?,
+            }),
+        }
+    }
+
+    /// Who QEMU runs as: nobody, where that still opens `/dev/kvm`.
+    fn identity(self) -> Option<Identity> {
+        match (self, kvm::access()) {
+            (Qemu::Kvm, kvm::Access::Root) => {
+                log::warn!("only root may open {}: qemu runs as root", kvm::DEVICE);
+                None
+            }
+            (Qemu::Kvm, kvm::Access::Group(group)) => Identity::own(&[group]),
+            (Qemu::Kvm, kvm::Access::All) | (Qemu::Tcg, _) => Identity::own(&[]),
+        }
+    }
+}
+
+/// A QEMU process whose control channel has not spoken yet. Dropping it ends the process.
+#[derive(Debug)]
+struct Started {
+    process: Owned,
+    backend: Qemu,
+    start_time: u64,
+    qmp: UnixStream,
+    console: Tail,
+    stderr: Tail,
+    hybrid: PathBuf,
+}
+
+/// A machine that obeys.
+#[derive(Debug)]
+struct Running {
+    process: Owned,
+    backend: Qemu,
+    start_time: u64,
+    qmp: Qmp,
+    console: Tail,
+    stderr: Tail,
+    hybrid: PathBuf,
+}
+
+/// A child that is killed and reaped with its owner.
+#[derive(Debug)]
+struct Owned {
+    child: Child,
+    pidfd: Pidfd,
+}
+
+impl Owned {
+    fn of(mut child: Child) -> Result<Owned> {
+        let pid = i32::try_from(child.id()).context(Kind::Bug, || "read a pid".into());
+        match pid.and_then(Pidfd::open) {
+            Ok(pidfd) => Ok(Owned { child, pidfd }),
+            Err(e) => {
+                // Both fail only for a child that was reaped already.
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(e)
+            }
+        }
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let Err(e) = self.child.kill().and_then(|()| self.child.wait().map(drop)) {
+            log::warn!("end process {}: {e}", self.pidfd.pid());
+        }
+    }
+}
+
+impl Running {
+    fn start(backend: Qemu, binary: &Path, spec: &MachineSpec, dir: &Path) -> Result<Started> {
+        if spec.vcpus == 0 || spec.memory_mib == 0 {
+            let what = format!("launch a machine with {} vCPUs and {} MiB", spec.vcpus, spec.memory_mib);
+            return Err(Error::new(Kind::Invalid, what));
+        }
+        let kernel = boot_file(&spec.kernel, "kernel")?;
+        let initramfs = boot_file(&spec.initramfs, "initramfs")?;
+        let device = |socket: &Path| {
+            let path = dir.join(socket);
+            base::socket::connect(&path).map(OwnedFd::from)
+        };
+        let vsock = device(&spec.vsock.socket)?;
+        let shares: Vec<OwnedFd> = spec
+            .shares
+            .iter()
+            .map(|share| device(&share.socket))
+            .collect::<Result<_>>()?;
+        let channel = || StdUnixStream::pair().attempt(|| "create a socket pair".into());
+        let (qmp, qmp_theirs) = channel()?;
+        let (console, console_theirs) = channel()?;
+        let (stderr, stderr_theirs) = channel()?;
+        let stdout_theirs = stderr_theirs.try_clone().attempt(|| "duplicate a socket".into())?;
+
+        let descriptors = Descriptors {
+            qmp: qmp_theirs.as_raw_fd(),
+            console: console_theirs.as_raw_fd(),
+            vsock: vsock.as_raw_fd(),
+            shares: shares.iter().map(AsRawFd::as_raw_fd).collect(),
+        };
+        let files = BootFiles {
+            kernel: inherited(&kernel),
+            initramfs: inherited(&initramfs),
+        };
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        let mut command = Command::new(binary);
+        command
+            .args(command::line(spec, backend.accelerator()?, &files, &descriptors, &name))
+            .current_dir(dir)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(OwnedFd::from(stdout_theirs))
+            .stderr(OwnedFd::from(stderr_theirs));
+        log::debug!("start {command:?}");
+        let mut keep: Vec<BorrowedFd<'_>> = vec![
+            qmp_theirs.as_fd(),
+            console_theirs.as_fd(),
+            kernel.as_fd(),
+            initramfs.as_fd(),
+        ];
+        keep.push(vsock.as_fd());
+        keep.extend(shares.iter().map(AsFd::as_fd));
+        let process = Owned::of(process::spawn(&mut command, &keep, backend.identity())?)?;
+
+        let start_time = process::start_time(process.pidfd.pid())?;
+        qmp.set_nonblocking(true)
+            .attempt(|| "unblock the control channel".into())?;
+        Ok(Started {
+            process,
+            backend,
+            start_time,
+            qmp: UnixStream::from_std(qmp).attempt(|| "watch the control channel".into())?,
+            console: Tail::of(console)?,
+            stderr: Tail::of(stderr)?,
+            hybrid: dir.join(&spec.vsock.hybrid),
+        })
+    }
+}
+
+impl Started {
+    /// Waits until QEMU takes commands. Errors carry its last words.
+    async fn obey(self, binary: &Path) -> Result<Running> {
+        match Qmp::greet(self.qmp).await {
+            Ok(qmp) => Ok(Running {
+                process: self.process,
+                backend: self.backend,
+                start_time: self.start_time,
+                qmp,
+                console: self.console,
+                stderr: self.stderr,
+                hybrid: self.hybrid,
+            }),
+            Err(e) => {
+                let what = || format!("start {}", binary.display());
+                // It closes the channel on its way out.
+                if e.kind() == Kind::Gone && self.process.pidfd.wait(Some(LAST_WORDS))? {
+                    let why = last_words(&self.process.pidfd, &self.stderr).unwrap_or_default();
+                    return Err(Error::new(Kind::Gone, what()).because(why));
+                }
+                Err(e).attempt(what)
+            }
+        }
+    }
+}
+
+/// How the process ended and what it said last; `None` while it runs.
+fn last_words(process: &Pidfd, stderr: &Tail) -> Option<String> {
+    let ending = process::ending(process)?;
+    let said = stderr.text();
+    let last: Vec<&str> = said.lines().rev().take(5).collect();
+    let last: Vec<&str> = last.into_iter().rev().collect();
+    Some(match (ending.as_str(), last.is_empty()) {
+        (_, false) => format!("qemu {ending}: {}", last.join("; ")),
+        ("exited with status 0", true) => "the guest powered off or rebooted".into(),
+        _ => format!("qemu {ending}"),
+    })
+}
+
+#[async_trait]
+impl Machine for Running {
+    fn process(&self) -> &Pidfd {
+        &self.process.pidfd
+    }
+
+    async fn dial(&self, port: u32) -> Result<UnixStream> {
+        hybrid::dial(&self.hybrid, port).await
+    }
+
+    async fn set_running(&mut self, running: bool) -> Result<()> {
+        let command = if running { "cont" } else { "stop" };
+        self.qmp.execute(command, json!({})).await.map(drop)
+    }
+
+    async fn kill(&mut self) -> Result<()> {
+        self.process.pidfd.kill()
+    }
+
+    fn console(&self) -> String {
+        self.console.text()
+    }
+
+    fn cause(&self) -> Option<String> {
+        last_words(&self.process.pidfd, &self.stderr)
+    }
+
+    fn save(&self) -> SavedMachine {
+        SavedMachine {
+            backend: self.backend.name().into(),
+            pid: self.process.pidfd.pid(),
+            start_time: self.start_time,
+        }
+    }
+}
+
+/// Opens a file for a QEMU that has no rights: a file that not everybody may read is copied into memory.
+fn boot_file(path: &Path, role: &str) -> Result<File> {
+    let what = || format!("read {role} {}", path.display());
+    let mut file = File::open(path).attempt(what)?;
+    let found = file.metadata().attempt(what)?;
+    if !found.is_file() {
+        return Err(Error::new(
+            Kind::Invalid,
+            format!("{role} {} is not a regular file", path.display()),
+        ));
+    }
+    if found.mode() & 0o004 != 0 {
+        return Ok(file);
+    }
+    log::info!(
+        "{role} {} is not readable for all: each machine keeps a copy in memory",
+        path.display()
+    );
+    let mut copy = File::from(memfd_create(role, MFdFlags::MFD_CLOEXEC).attempt(what)?);
+    std::io::copy(&mut file, &mut copy).attempt(what)?;
+    Ok(copy)
+}
+
+/// The name of a descriptor of ours in a process that inherits it.
+fn inherited(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests;
