@@ -141,20 +141,16 @@ impl<'a> Apt<'a> {
         let _lock = Flock::lock(lock, FlockArg::LockExclusive)
             .map_err(|(_, errno)| errno)
             .attempt(tried)?;
-        let mut arguments = vec!["-qq", "download"];
-        arguments.extend(names.iter().map(String::as_str));
-        let listing = self.run("apt-get", &[&arguments[..], &["--print-uris"]].concat())?;
-        let files = file_names(&listing);
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let records = self.run("apt-cache", &[&["show", "--no-all-versions"], &names[..]].concat())?;
+        let files = file_names(&records);
         if files.len() != names.len() {
-            let reason = format!(
-                "apt-get names {} files for {} packages: {listing}",
-                files.len(),
-                names.len()
-            );
+            let reason = format!("apt-cache shows {} of the packages {}", files.len(), names.join(", "));
             return Err(Error::new(Kind::Unsupported, reason));
         }
         self.progress.step(&format!("fetch {}", names.join(", ")))?;
-        self.run("apt-get", &arguments)?;
+        // Those that are there already are only checked.
+        self.run("apt-get", &[&["-qq", "download"][..], &names[..]].concat())?;
         let entries = fs::read_dir(&self.dir).attempt(|| format!("list {}", self.dir.display()))?;
         for old in entries.flatten().map(|entry| entry.path()) {
             let name = old.file_name().unwrap_or_default();
@@ -247,14 +243,23 @@ fn concrete(depends: &str) -> Vec<String> {
         .collect()
 }
 
-/// The file names in the output of `--print-uris`: `'URI' FILE SIZE HASH` in each line.
-fn file_names(listing: &str) -> Vec<String> {
-    listing
-        .lines()
-        .filter(|line| line.starts_with('\''))
-        .filter_map(|line| line.split(' ').nth(1))
+/// The names under which `apt-get download` saves the packages in the output of `apt-cache show`.
+fn file_names(records: &str) -> Vec<String> {
+    let name = |record: &str| {
+        let field = |name: &str| {
+            let mut lines = record.lines();
+            lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+        };
+        let version = field("Version")?.replace(':', "%3a");
+        Some(format!(
+            "{}_{version}_{}.deb",
+            field("Package")?,
+            field("Architecture")?
+        ))
+    };
+    let names = records.split("\n\n").filter_map(name);
+    names
         .filter(|name| !name.contains('/') && !name.starts_with('.'))
-        .map(str::to_owned)
         .collect()
 }
 
@@ -270,9 +275,10 @@ mod tests {
     }
 
     #[test]
-    fn file_names_are_taken_from_apts_listing() {
-        let listing = "'http://x/pool/l/a_1_amd64.deb' a_1_amd64.deb 10 SHA256:00\nW: no\n'http://x/y' ../y 1 z\n";
-        assert_eq!(file_names(listing), ["a_1_amd64.deb"]);
+    fn file_names_are_those_of_apt() {
+        let records = "Package: a\nVersion: 1:2-3\nArchitecture: amd64\nSize: 1\n\n\
+                       Package: ../b\nVersion: 1\nArchitecture: all\n\nPackage: c\n";
+        assert_eq!(file_names(records), ["a_1%3a2-3_amd64.deb"]);
     }
 
     #[test]

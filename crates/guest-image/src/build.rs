@@ -68,7 +68,7 @@ pub fn build(store: &Store, request: &Request, progress: &dyn Progress) -> Resul
         return Ok(Built { image, fresh: false });
     }
     check_name(&request.name)?;
-    progress.step("wait for other builds")?;
+    progress.step("prepare the store")?;
     let lock = store.lock()?;
     // Another build may have done it meanwhile.
     if let Some(image) = unchanged(store, request) {
