@@ -5,6 +5,7 @@
 //! A new hypervisor is one file with two impls and one line in the registry. No backend's name is spelled outside its file;
 //! an ability that is missing is an answer ([`Caps`], `Kind::Unsupported`), not a panic. Nothing here knows containers.
 
+pub mod host;
 pub mod hybrid;
 pub mod kvm;
 pub mod process;
