@@ -1,12 +1,53 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
-//! placeholder
+//! `kata doctor`: what this machine has and lacks for running containers in virtual machines, what will be used and why, and
+//! what to install. It changes nothing.
+
+mod checks;
+mod report;
 
 use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Shows what this machine has and lacks for running containers in virtual machines.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kata doctor",
+    after_help = "Exit status: 0 if containers can run here, 1 if not."
+)]
+struct Options {
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
 
 /// `args` without the program's name and the role's word.
 pub fn main(args: &[OsString]) -> ExitCode {
-    let _ = args;
-    ExitCode::FAILURE
+    let program = OsString::from("kata doctor");
+    let options = match Options::try_parse_from(std::iter::once(&program).chain(args)) {
+        Ok(options) => options,
+        Err(e) => {
+            // Nothing is left to do when even the message cannot be printed.
+            let _ = e.print();
+            return if e.use_stderr() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    let report = checks::all();
+    let mut out = std::io::stdout().lock();
+    let text = if options.json {
+        report.json()
+    } else {
+        report.table(out.is_terminal() && std::env::var_os("NO_COLOR").is_none())
+    };
+    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() || !report.runs() {
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
 }
