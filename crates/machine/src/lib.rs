@@ -5,6 +5,8 @@
 //! A new hypervisor is one file with two impls and one line in the registry. No backend's name is spelled outside its file;
 //! an ability that is missing is an answer ([`Caps`], `Kind::Unsupported`), not a panic. Nothing here knows containers.
 
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 pub mod host;
 pub mod hybrid;
 pub mod kvm;
