@@ -1,0 +1,70 @@
+# make run    from nothing to a container in a virtual machine
+# make test   every check, as CI does it
+# make build  target/release/kata and target/release/kata-agent
+SHELL := /bin/bash
+.SHELLFLAGS := -eo pipefail -c
+.NOTPARALLEL:
+.PHONY: build run test bench install lint unit vm fuzz clean setup guest deny
+
+PREFIX ?= /usr/local
+OUT := $(or $(CARGO_TARGET_DIR),target)
+BIN := $(OUT)/release
+TRIPLE := x86_64-unknown-linux-gnu
+CARGO := PATH="$$PATH:$$HOME/.cargo/bin" cargo
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
+
+# The agent is PID 1 of a guest without libraries: static. --target keeps that flag away from build scripts.
+build:
+	scripts/setup build
+	$(CARGO) build --release --locked -p kata
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked -p agent --target $(TRIPLE)
+	install -m 755 $(OUT)/$(TRIPLE)/release/kata-agent $(BIN)/kata-agent
+
+guest: build
+	scripts/setup run
+	$(SUDO) $(BIN)/kata guest build
+
+run: guest
+	scripts/demo-image $(OUT)/demo-image
+	@echo "kernel of the host:  $$(uname -sr)"
+	$(SUDO) $(BIN)/kata run --rm oci:$(OUT)/demo-image sh -c 'echo "kernel of the guest: $$(uname -sr)"'
+
+test: setup lint deny unit vm fuzz
+	scripts/skipped $(OUT)/unit.log $(OUT)/vm.log
+
+setup:
+	scripts/setup
+
+lint:
+	scripts/check-headers
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+# cargo-deny takes minutes to build: it is used where it is installed.
+deny:
+	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --all-features check; \
+	else echo "deny: skipped, cargo-deny is not installed (cargo install cargo-deny --locked)"; fi
+
+unit:
+	mkdir -p $(OUT)
+	$(CARGO) test --workspace --exclude vm-tests --locked -- --show-output 2>&1 | tee $(OUT)/unit.log
+
+# Real virtual machines: needs root.
+vm: guest
+	KATA_BIN_DIR=$(abspath $(BIN)) $(CARGO) test --locked -p vm-tests --test vm 2>&1 | tee $(OUT)/vm.log
+
+fuzz:
+	PATH="$$PATH:$$HOME/.cargo/bin" scripts/fuzz 10
+
+bench: guest
+	$(CARGO) build --release --locked -p bench
+	$(SUDO) env KATA_BIN_DIR=$(abspath $(BIN)) $(BIN)/bench
+
+# Does not build: run `make build` first, not as root.
+install:
+	install -D -m 755 $(BIN)/kata $(DESTDIR)$(PREFIX)/bin/kata
+	ln -sf kata $(DESTDIR)$(PREFIX)/bin/kata-runtime
+	install -D -m 755 $(BIN)/kata-agent $(DESTDIR)$(PREFIX)/libexec/kata/kata-agent
+
+clean:
+	rm -rf $(OUT)
