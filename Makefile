@@ -30,23 +30,21 @@ run: guest
 	$(SUDO) $(BIN)/kata run --rm oci:$(OUT)/demo-image sh -c 'echo "kernel of the guest: $$(uname -sr)"'
 
 test: setup lint deny unit vm fuzz
-	scripts/skipped $(OUT)/unit.log $(OUT)/vm.log
+	scripts/skipped $(OUT)/deny.log $(OUT)/unit.log $(OUT)/vm.log
 
 setup:
 	scripts/setup
 
 lint:
+	mkdir -p $(OUT)
 	scripts/check-headers
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
-# cargo-deny takes minutes to build: it is used where it is installed.
 deny:
-	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --all-features check; \
-	else echo "deny: skipped, cargo-deny is not installed (cargo install cargo-deny --locked)"; fi
+	PATH="$$PATH:$$HOME/.cargo/bin" scripts/deny 2>&1 | tee $(OUT)/deny.log
 
 unit:
-	mkdir -p $(OUT)
 	$(CARGO) test --workspace --exclude vm-tests --locked -- --show-output 2>&1 | tee $(OUT)/unit.log
 
 # Real virtual machines: needs root.
