@@ -1,1 +1,10 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
+//! Device cores: memory, rings and eventfds in, behaviour out. They know no PCI, KVM or vhost-user.
+//!
+//! Every byte here comes from a guest that is assumed hostile: nothing that it writes may end the process, or make it hold memory or
+//! descriptors without bound.
+
+pub mod fs;
+pub mod process;
+pub mod vsock;

@@ -1,0 +1,130 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! A running device core: owns the core, its rings and the thread; stopping or dropping it joins.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::thread::JoinHandle;
+
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::{Activation, Device, Error, Result};
+
+/// Token of the stop event; queues have their index, descriptors of the core's own have `OWN` set.
+const STOP: u64 = u64::MAX;
+const OWN: u64 = 1 << 32;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Worker {
+    stop: EventFd,
+    thread: Option<JoinHandle<(Box<dyn Device>, Activation)>>,
+}
+
+impl Worker {
+    /// Runs `device` on a thread called `name`. A core that fails is left standing: its guest sees a device that does not answer.
+    pub fn spawn(name: &str, device: Box<dyn Device>, act: Activation) -> Result<Worker> {
+        let stop = EventFd::new(EFD_NONBLOCK)?;
+        let epoll = Epoll::new()?;
+        let watch = |fd: RawFd, token: u64| epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, token));
+        watch(stop.as_raw_fd(), STOP)?;
+        for (token, queue) in (0..).zip(&act.queues) {
+            if let Some(queue) = queue {
+                watch(queue.kick.as_raw_fd(), token)?;
+                // Chains that were offered before the start came with a kick that nobody saw.
+                queue.kick.write(1)?;
+            }
+        }
+        for (fd, token) in device.fds() {
+            watch(fd, OWN | u64::from(token))?;
+        }
+        let label = name.to_owned();
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || run(&label, &epoll, device, act))?;
+        Ok(Worker {
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// Stops and gives the core and its rings back. `None` if the thread had panicked.
+    pub fn stop(mut self) -> Option<(Box<dyn Device>, Activation)> {
+        self.halt()
+    }
+
+    fn halt(&mut self) -> Option<(Box<dyn Device>, Activation)> {
+        let thread = self.thread.take()?;
+        // An eventfd that is full is readable as well.
+        let _ = self.stop.write(1);
+        thread.join().ok()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.halt();
+    }
+}
+
+fn run(name: &str, epoll: &Epoll, mut device: Box<dyn Device>, mut act: Activation) -> (Box<dyn Device>, Activation) {
+    let mut events = [EpollEvent::default(); 16];
+    let mut failed = false;
+    loop {
+        let count = match epoll.wait(-1, &mut events) {
+            Ok(count) => count,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => {
+                log::error!("{name}: wait for events: {e}");
+                return (device, act);
+            }
+        };
+        for event in &events[..count] {
+            if event.data() == STOP {
+                return (device, act);
+            }
+            if failed {
+                // Edge: whoever kicks a dead device must not keep its thread busy.
+                let _ = epoll.ctl(
+                    ControlOperation::Delete,
+                    source(&*device, &act, event.data()),
+                    EpollEvent::default(),
+                );
+                continue;
+            }
+            if let Err(e) = serve(&mut device, &mut act, event.data()) {
+                log::error!("{name}: the device stops: {e}");
+                failed = true;
+            }
+        }
+    }
+}
+
+fn serve(device: &mut Box<dyn Device>, act: &mut Activation, token: u64) -> Result<()> {
+    if token & OWN != 0 {
+        let token = u32::try_from(token ^ OWN).unwrap_or(u32::MAX);
+        return device.event(token, act);
+    }
+    let index = usize::try_from(token).unwrap_or(usize::MAX);
+    let Some((queue, _)) = act.queue(index) else {
+        return Ok(());
+    };
+    match queue.kick.read() {
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+        Err(e) => return Err(Error::Io(e)),
+    }
+    device.queue(index, act)
+}
+
+fn source(device: &dyn Device, act: &Activation, token: u64) -> RawFd {
+    if token & OWN != 0 {
+        let own = device.fds().into_iter().find(|(_, own)| OWN | u64::from(*own) == token);
+        return own.map_or(-1, |(fd, _)| fd);
+    }
+    let queue = usize::try_from(token).ok().and_then(|index| act.queues.get(index));
+    queue
+        .and_then(Option::as_ref)
+        .map_or(-1, |queue| queue.kick.as_raw_fd())
+}
