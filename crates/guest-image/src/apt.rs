@@ -46,6 +46,8 @@ pub(crate) fn fetch(suite: Option<&str>, progress: &dyn Progress) -> Result<Vec<
     if let Ok(names) = apt.kernel() {
         return apt.download(&names);
     }
+    // It may have failed because it was interrupted.
+    progress.check()?;
     let suite = own_suite(&fs::read_to_string("/etc/os-release").unwrap_or_default());
     progress.step(&format!("apt's lists name no {META_PACKAGE}; asking Debian {suite}"))?;
     fetch_from_suite(&suite, progress)

@@ -14,7 +14,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::kernel::{Kernel, Source};
 use crate::manifest::{Asked, Input, Manifest, Output, SCHEMA, Stamp};
 use crate::modules::WANTED;
-use crate::store::{GuestImage, INITRAMFS, KERNEL, Lock, Store};
+use crate::store::{GuestImage, INITRAMFS, KERNEL, Lock, MANIFEST, Store};
 use crate::{apt, bzimage, digest, elf, initramfs};
 
 /// Changes when the same inputs make another image.
@@ -88,10 +88,19 @@ pub fn build(store: &Store, request: &Request, progress: &dyn Progress) -> Resul
 /// Builds an image into the directory `out`, which is created; the store is left alone.
 pub fn export(out: &Path, request: &Request, progress: &dyn Progress) -> Result<GuestImage> {
     fs::create_dir_all(out).attempt(|| format!("create directory {}", out.display()))?;
+    let exported = export_into(out, request, progress);
+    if exported.is_err() {
+        // Goes only if it is empty, which is what we made it.
+        let _ = fs::remove_dir(out);
+    }
+    exported
+}
+
+fn export_into(out: &Path, request: &Request, progress: &dyn Progress) -> Result<GuestImage> {
     // A store of its own, within: what is written there is renamed into place when it is whole.
     let aside = base::file::OwnedDir::create(&out.join(format!(".kata-{}", std::process::id())))?;
     let built = build(&Store::at(aside.path()), request, progress)?.image;
-    for name in [KERNEL, INITRAMFS, "manifest.json"] {
+    for name in [KERNEL, INITRAMFS, MANIFEST] {
         let path = out.join(name);
         fs::rename(built.dir.join(name), &path).attempt(|| format!("write {}", path.display()))?;
     }
@@ -225,7 +234,7 @@ impl Recipe {
             kata: env!("CARGO_PKG_VERSION").into(),
             ..image.manifest.clone()
         };
-        base::file::replace(&image.dir.join("manifest.json"), &json(&manifest)?)?;
+        base::file::replace(&image.dir.join(MANIFEST), &json(&manifest)?)?;
         Ok(GuestImage {
             manifest,
             ..image.clone()
@@ -233,6 +242,13 @@ impl Recipe {
     }
 
     fn make(self, store: &Store, key: &str, lock: &Lock, progress: &dyn Progress) -> Result<GuestImage> {
+        let agent = fs::read(&self.agent.path).attempt(|| format!("read {}", self.agent.path.display()))?;
+        elf::check_static(&agent).attempt(|| format!("use {} as the agent", self.agent.path.display()))?;
+        if digest::of(&agent) != self.agent.sha256 {
+            let reason = format!("{} changed during the build", self.agent.path.display());
+            return Err(Error::new(Kind::State, reason));
+        }
+
         progress.step("read the kernel and its modules")?;
         let kernel = self.source.load()?;
         kernel.check()?;
@@ -243,12 +259,6 @@ impl Recipe {
                 other.name, other.release, kernel.release
             );
             return Err(Error::new(Kind::Invalid, reason));
-        }
-        let agent = fs::read(&self.agent.path).attempt(|| format!("read {}", self.agent.path.display()))?;
-        elf::check_static(&agent).attempt(|| format!("use {} as the agent", self.agent.path.display()))?;
-        if digest::of(&agent) != self.agent.sha256 {
-            let reason = format!("{} changed during the build", self.agent.path.display());
-            return Err(Error::new(Kind::State, reason));
         }
 
         let fresh = store.fresh(lock)?;
@@ -278,7 +288,7 @@ impl Recipe {
             request: self.request,
         };
         let bytes = json(&manifest)?;
-        write(&fresh.path().join("manifest.json"), |out| {
+        write(&fresh.path().join(MANIFEST), |out| {
             out.write_all(&bytes).attempt(|| "write the manifest".into())
         })?;
         store.adopt(fresh, key, lock)
@@ -305,4 +315,168 @@ fn write(path: &Path, content: impl FnOnce(&mut dyn Write) -> Result<()>) -> Res
     content(&mut out).attempt(tried)?;
     let file = out.into_inner().map_err(|e| e.into_error()).attempt(tried)?;
     file.sync_all().attempt(tried)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    /// Notes the steps; fails at the one that it is told to.
+    #[derive(Default)]
+    struct Watch {
+        steps: RefCell<Vec<String>>,
+        stop_at: Option<&'static str>,
+    }
+
+    impl Progress for Watch {
+        fn step(&self, what: &str) -> Result<()> {
+            self.steps.borrow_mut().push(what.to_owned());
+            match self.stop_at {
+                Some(stop) if what.contains(stop) => Err(Error::new(Kind::State, "interrupted")),
+                _ => Ok(()),
+            }
+        }
+
+        fn check(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Place {
+        dir: tempfile::TempDir,
+        request: Request,
+    }
+
+    impl Place {
+        fn new() -> Place {
+            let dir = tempfile::tempdir().unwrap();
+            let modules = dir.path().join("6.1.0");
+            fs::create_dir_all(modules.join("kernel")).unwrap();
+            fs::write(modules.join("modules.builtin"), "kernel/fs/fuse/virtiofs.ko\n").unwrap();
+            for name in WANTED {
+                let module = elf::tests::module(&["depends=", "vermagic=6.1.0 SMP"]);
+                fs::write(modules.join(format!("kernel/{name}.ko")), module).unwrap();
+            }
+            let image = dir.path().join("vmlinux");
+            fs::write(&image, elf::tests::kernel(18, b"Xen\0")).unwrap();
+            let agent = dir.path().join("agent");
+            fs::write(&agent, elf::tests::kernel(1, b"Any\0")).unwrap();
+            let request = Request {
+                kernel: KernelChoice::Given(Source::tree(image, modules, dir.path())),
+                agent,
+                name: crate::store::DEFAULT.into(),
+                force: false,
+            };
+            Place { dir, request }
+        }
+
+        fn store(&self) -> Store {
+            Store::at(self.dir.path().join("store"))
+        }
+
+        fn build(&self) -> Result<Built> {
+            build(&self.store(), &self.request, &Watch::default())
+        }
+
+        fn left(&self) -> Vec<String> {
+            let entries = fs::read_dir(self.store().dir()).unwrap();
+            entries
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect()
+        }
+    }
+
+    #[test]
+    fn a_second_build_does_nothing_and_the_image_is_the_default() {
+        let place = Place::new();
+        assert_eq!(place.store().default().unwrap_err().kind(), Kind::NotFound);
+        let first = place.build().unwrap();
+        assert!(first.fresh);
+        assert_eq!(first.image.manifest.release, "6.1.0");
+        let built_in = "virtiofs";
+        assert!(first.image.manifest.modules.iter().all(|name| name != built_in));
+        assert_eq!(first.image.manifest.modules.len(), WANTED.len() - 1);
+        assert_eq!(place.store().default().unwrap().dir, first.image.dir);
+
+        let watch = Watch::default();
+        let second = build(&place.store(), &place.request, &watch).unwrap();
+        assert!(!second.fresh && watch.steps.borrow().is_empty());
+        assert_eq!(place.store().list().unwrap()[0].1, ["default"]);
+    }
+
+    #[test]
+    fn another_agent_makes_another_image_and_the_same_content_does_not() {
+        let place = Place::new();
+        let first = place.build().unwrap().image;
+        let agent = fs::read(&place.request.agent).unwrap();
+        fs::write(&place.request.agent, [&agent[..], b"more"].concat()).unwrap();
+        let second = place.build().unwrap();
+        assert!(second.fresh && second.image.manifest.key != first.manifest.key);
+        fs::write(&place.request.agent, agent).unwrap();
+        let third = place.build().unwrap();
+        assert!(!third.fresh);
+        assert_eq!(third.image.manifest.key, first.manifest.key);
+        assert_eq!(place.store().default().unwrap().manifest.key, first.manifest.key);
+    }
+
+    #[test]
+    fn a_damaged_image_is_noticed_and_built_again() {
+        let place = Place::new();
+        let image = place.build().unwrap().image;
+        fs::write(&image.kernel, "short").unwrap();
+        let error = place.store().default().unwrap_err().chain();
+        assert!(error.contains("5 bytes instead of"), "{error}");
+        assert!(place.build().unwrap().fresh);
+        let whole = fs::read(&image.initramfs).unwrap();
+        fs::write(&image.initramfs, vec![0; whole.len()]).unwrap();
+        assert!(place.store().default().unwrap_err().chain().contains("hash"));
+        assert!(place.build().unwrap().fresh);
+        assert!(fs::read(&image.initramfs).unwrap() == whole);
+        place.store().default().unwrap().check(true).unwrap();
+    }
+
+    #[test]
+    fn a_build_that_fails_or_is_stopped_leaves_nothing() {
+        let mut place = Place::new();
+        for stop in ["read the kernel", "expand kernel", "write the initramfs"] {
+            let watch = Watch {
+                stop_at: Some(stop),
+                ..Watch::default()
+            };
+            assert!(build(&place.store(), &place.request, &watch).is_err());
+            assert_eq!(place.left(), [".lock"], "{stop}");
+        }
+        // What a killed build left goes with the next one.
+        fs::create_dir(place.store().dir().join(".new")).unwrap();
+        fs::write(place.dir.path().join("6.1.0/kernel/overlay.ko"), b"no module").unwrap();
+        assert!(place.build().is_err());
+        assert_eq!(place.left(), [".lock"]);
+        place.request.name = "../x".into();
+        assert_eq!(place.build().unwrap_err().kind(), Kind::Invalid);
+    }
+
+    #[test]
+    fn modules_of_another_kernel_are_refused() {
+        let place = Place::new();
+        let other = elf::tests::module(&["depends=", "vermagic=6.1.1 SMP"]);
+        fs::write(place.dir.path().join("6.1.0/kernel/overlay.ko"), other).unwrap();
+        let error = place.build().unwrap_err().chain();
+        assert!(error.contains("overlay is for 6.1.1, not for 6.1.0"), "{error}");
+    }
+
+    #[test]
+    fn an_image_can_be_written_elsewhere_and_removed() {
+        let place = Place::new();
+        let out = place.dir.path().join("out");
+        let image = export(&out, &place.request, &Watch::default()).unwrap();
+        image.check(true).unwrap();
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 3);
+        let store = place.store();
+        let key = place.build().unwrap().image.manifest.key;
+        assert_eq!(store.image(&key[..8]).unwrap().manifest.key, key);
+        store.remove(&key[..8]).unwrap();
+        assert_eq!(place.left(), [".lock"]);
+        assert_eq!(store.remove_all().unwrap(), 0);
+    }
 }

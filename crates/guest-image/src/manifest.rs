@@ -10,6 +10,7 @@ use base::{Context, Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::digest;
+use crate::store::MANIFEST;
 
 /// The version of this file's layout.
 pub const SCHEMA: u32 = 1;
@@ -144,7 +145,7 @@ impl Output {
 impl Manifest {
     /// Reads the manifest of the image in `dir`.
     pub(crate) fn read(dir: &Path) -> Result<Manifest> {
-        let path = dir.join("manifest.json");
+        let path = dir.join(MANIFEST);
         let tried = || format!("read {}", path.display());
         let manifest: Manifest =
             serde_json::from_slice(&fs::read(&path).attempt(tried)?).context(Kind::Invalid, tried)?;

@@ -16,6 +16,8 @@ use crate::manifest::Manifest;
 pub(crate) const KERNEL: &str = "vmlinux";
 /// The initramfs within an image.
 pub(crate) const INITRAMFS: &str = "initramfs.cpio";
+/// What an image was made of.
+pub(crate) const MANIFEST: &str = "manifest.json";
 /// The name that is used when none is given.
 pub const DEFAULT: &str = "default";
 const LOCK: &str = ".lock";
