@@ -68,6 +68,7 @@ pub fn spawn(command: &mut Command, keep: &[BorrowedFd<'_>], identity: Option<Id
     let groups: Option<Vec<Gid>> = identity
         .as_ref()
         .map(|identity| identity.groups.iter().copied().map(Gid::from_raw).collect());
+    let uid = identity.as_ref().map(Identity::uid);
     let parent = getpid();
     command.process_group(0);
     sys::before_exec(command, move || {
@@ -87,7 +88,11 @@ pub fn spawn(command: &mut Command, keep: &[BorrowedFd<'_>], identity: Option<Id
         kept.iter().try_for_each(|descriptor| sys::keep_on_exec(*descriptor))
     });
     let program = command.get_program().to_string_lossy().into_owned();
-    command.spawn().attempt(|| format!("start {program}"))
+    let spawned = command.spawn();
+    spawned.attempt(|| match uid {
+        Some(uid) => format!("start {program} as user {uid}"),
+        None => format!("start {program}"),
+    })
 }
 
 /// How `process`, a child of ours, ended; `None` while it runs. It stays to be reaped.

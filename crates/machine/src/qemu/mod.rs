@@ -6,12 +6,11 @@
 //! that it needs: the sandbox's directory is only its working directory.
 
 pub mod binary;
+pub mod boot;
 pub mod command;
 pub mod qmp;
 
-use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,13 +19,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base::pidfd::Pidfd;
 use base::{Context, Error, Kind, Result};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_json::json;
 use tokio::net::UnixStream;
 
 use crate::process::{self, Identity};
 use crate::tail::Tail;
 use crate::{Backend, Caps, Machine, MachineSpec, SavedMachine, hybrid, kvm, tsc};
+use boot::Boot;
 use command::{Accelerator, BootFiles, Descriptors};
 use qmp::Qmp;
 
@@ -172,8 +171,7 @@ impl Running {
             let what = format!("launch a machine with {} vCPUs and {} MiB", spec.vcpus, spec.memory_mib);
             return Err(Error::new(Kind::Invalid, what));
         }
-        let kernel = boot_file(&spec.kernel, "kernel")?;
-        let initramfs = boot_file(&spec.initramfs, "initramfs")?;
+        let boot = Boot::open(spec)?;
         let device = |socket: &Path| {
             let path = dir.join(socket);
             base::socket::connect(&path).map(OwnedFd::from)
@@ -197,8 +195,8 @@ impl Running {
             shares: shares.iter().map(AsRawFd::as_raw_fd).collect(),
         };
         let files = BootFiles {
-            kernel: inherited(&kernel),
-            initramfs: inherited(&initramfs),
+            kernel: boot.kernel(),
+            initramfs: boot.initramfs(),
         };
         let name = dir.file_name().unwrap_or_default().to_string_lossy();
         let mut command = Command::new(binary);
@@ -210,12 +208,8 @@ impl Running {
             .stdout(OwnedFd::from(stdout_theirs))
             .stderr(OwnedFd::from(stderr_theirs));
         log::debug!("start {command:?}");
-        let mut keep: Vec<BorrowedFd<'_>> = vec![
-            qmp_theirs.as_fd(),
-            console_theirs.as_fd(),
-            kernel.as_fd(),
-            initramfs.as_fd(),
-        ];
+        let mut keep = vec![qmp_theirs.as_fd(), console_theirs.as_fd()];
+        keep.extend(boot.descriptors());
         keep.push(vsock.as_fd());
         keep.extend(shares.iter().map(AsFd::as_fd));
         let process = Owned::of(process::spawn(&mut command, &keep, backend.identity())?)?;
@@ -308,34 +302,6 @@ impl Machine for Running {
             start_time: self.start_time,
         }
     }
-}
-
-/// Opens a file for a QEMU that has no rights: a file that not everybody may read is copied into memory.
-fn boot_file(path: &Path, role: &str) -> Result<File> {
-    let what = || format!("read {role} {}", path.display());
-    let mut file = File::open(path).attempt(what)?;
-    let found = file.metadata().attempt(what)?;
-    if !found.is_file() {
-        return Err(Error::new(
-            Kind::Invalid,
-            format!("{role} {} is not a regular file", path.display()),
-        ));
-    }
-    if found.mode() & 0o004 != 0 {
-        return Ok(file);
-    }
-    log::info!(
-        "{role} {} is not readable for all: each machine keeps a copy in memory",
-        path.display()
-    );
-    let mut copy = File::from(memfd_create(role, MFdFlags::MFD_CLOEXEC).attempt(what)?);
-    std::io::copy(&mut file, &mut copy).attempt(what)?;
-    Ok(copy)
-}
-
-/// The name of a descriptor of ours in a process that inherits it.
-fn inherited(file: &File) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 #[cfg(test)]
