@@ -6,6 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{Context, Result};
 
@@ -14,8 +15,14 @@ use crate::{Context, Result};
 /// It survives a crash of the process, not of the machine (no fsync): the state that we keep is void after a
 /// reboot anyway.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    // Two threads may replace the same file.
+    static NEXT: AtomicU64 = AtomicU64::new(0);
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
+    name.push(format!(
+        ".{}.{}.new",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    ));
     let fresh = path.with_file_name(name);
     let written = OpenOptions::new()
         .write(true)

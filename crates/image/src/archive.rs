@@ -206,13 +206,9 @@ fn find_members(file: &File, cancel: &Cancel) -> io::Result<BTreeMap<String, Mem
         if let Some(member) = member {
             members.insert(name, member);
         }
-        let next = offset
-            .checked_add(size)
-            .and_then(|end| end.checked_next_multiple_of(512));
-        at = next.ok_or_else(|| tarball::broken("a size"))?;
-        if at > length.next_multiple_of(512) {
-            return Err(tarball::broken("it ends within a file"));
-        }
+        let end = offset.checked_add(size).filter(|end| *end <= length);
+        let end = end.ok_or_else(|| tarball::broken("it ends within a file"))?;
+        at = end.next_multiple_of(512).min(length);
     }
 }
 

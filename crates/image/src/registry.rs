@@ -13,11 +13,10 @@ use base::{Context, Error, Kind, Result};
 use base64::Engine;
 use futures_util::StreamExt;
 use oci_client::client::{ClientConfig, ClientProtocol};
-use oci_client::errors::{OciDistributionError, OciErrorCode};
+use oci_client::errors::{DigestError, OciDistributionError, OciErrorCode};
 use oci_client::manifest::OciDescriptor;
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
-use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 
 use crate::digest::Digest;
@@ -140,7 +139,6 @@ impl Registry {
             .await
         };
         self.block_on(job, tries)??;
-        check(&Digest::of(&bytes), digest, &what)?;
         Ok(bytes)
     }
 
@@ -180,18 +178,16 @@ impl Registry {
         let path = room.path().join("blob");
         let tried = || format!("write {}", path.display());
         let mut file = File::create(&path).attempt(tried)?;
-        let mut hash = Sha256::new();
         let written = self.stream(&layer.blob, layer.size, |chunk| {
-            hash.update(chunk);
             meter.advance(chunk.len() as u64);
             file.write_all(chunk).attempt(tried)
         });
         written.await?;
-        check(&Digest::from_hash(hash), &layer.blob, &self.reference.whole())?;
         store.keep_blob(&path, &layer.blob)
     }
 
-    /// Hands over a blob's chunks. Errors: `Gone` when the connection broke, `Invalid` when it is longer than said.
+    /// Hands over a blob's chunks, which are the blob only if there is no error in the end.
+    /// Errors: `Gone` when the connection broke, `Invalid` when the content is another or longer than said.
     async fn stream(&self, digest: &Digest, size: u64, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let what = self.reference.whole();
         let descriptor = OciDescriptor {
@@ -203,7 +199,11 @@ impl Registry {
         let mut stream = answer.map_err(|e| refused(e, &what))?.stream;
         let mut length: u64 = 0;
         while let Some(chunk) = stream.next().await {
-            let chunk = chunk.context(Kind::Gone, || format!("fetch the blob {digest} of {what}"))?;
+            let chunk = chunk.map_err(|e| {
+                let changed = e.get_ref().is_some_and(|inner| inner.is::<DigestError>());
+                let kind = if changed { Kind::Invalid } else { Kind::Gone };
+                Error::new(kind, format!("fetch the blob {digest} of {what}")).because(e)
+            })?;
             length = length.saturating_add(chunk.len() as u64);
             if length > size {
                 let why = format!("{what} is broken: the blob {digest} is longer than {size} bytes");

@@ -128,7 +128,7 @@ impl<R: Read> Entries<R> {
             } else if kind.is_pax_local_extensions() || kind.as_byte() == b'X' {
                 pax = Pax::parse(&self.extension(&header)?)?;
             } else if kind.as_byte() == b'V' {
-                self.rest = header.entry_size()?;
+                self.rest = field(&header.as_old().size, header.entry_size())?;
                 self.padding = padding(self.rest);
             } else {
                 let pax = pax.over(&self.globals);
@@ -210,7 +210,7 @@ impl<R: Read> Entries<R> {
 
     /// The content of a member that describes the next one.
     fn extension(&mut self, header: &Header) -> io::Result<Vec<u8>> {
-        let size = header.entry_size()?;
+        let size = field(&header.as_old().size, header.entry_size())?;
         if size > EXTENSION {
             return Err(broken(format!(
                 "an extended header of {size} bytes, at most {EXTENSION} are allowed"
@@ -268,13 +268,13 @@ impl<R: Read> Entries<R> {
             Some(number) => number,
             None => field,
         };
-        let id = |key, field| -> io::Result<u32> {
-            u32::try_from(number(key, field)?).map_err(|_| broken(format!("{key} does not fit 32 bits")))
-        };
+        let old = header.as_old();
         let mut entry = Entry {
-            mode: header.mode()? & 0o7777,
-            uid: id("uid", header.uid())?,
-            gid: id("gid", header.gid())?,
+            mode: field(&old.mode, header.mode().map(u64::from))
+                .map(|mode| mode & 0o7777)
+                .and_then(narrow("mode"))?,
+            uid: number("uid", field(&old.uid, header.uid())).and_then(narrow("uid"))?,
+            gid: number("gid", field(&old.gid, header.gid())).and_then(narrow("gid"))?,
             mtime: match pax.text("mtime") {
                 Some(text) => time(text).ok_or_else(|| broken(format!("time {text:?}")))?,
                 // Times before 1970 are negative, which the header's own field rarely can say.
@@ -287,7 +287,7 @@ impl<R: Read> Entries<R> {
         };
         if entry.kind == Kind::File {
             // What is not a file has no bytes, whatever its header says.
-            self.rest = number("size", header.entry_size())?;
+            self.rest = number("size", field(&old.size, header.entry_size()))?;
             self.padding = padding(self.rest);
             self.file(header, &pax, &mut entry)?;
         }
@@ -332,6 +332,18 @@ impl<R: Read> Entries<R> {
         (self.pieces, entry.size) = (pieces.into(), size);
         Ok(())
     }
+}
+
+/// A number of the header; one that is left out is 0.
+fn field(bytes: &[u8], parsed: io::Result<u64>) -> io::Result<u64> {
+    if bytes.iter().all(|byte| matches!(byte, 0 | b' ')) {
+        return Ok(0);
+    }
+    parsed.map_err(|e| broken(e.to_string()))
+}
+
+fn narrow(name: &str) -> impl Fn(u64) -> io::Result<u32> {
+    move |number| u32::try_from(number).map_err(|_| broken(format!("the {name} does not fit 32 bits")))
 }
 
 fn padding(size: u64) -> u64 {
