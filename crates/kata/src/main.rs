@@ -6,6 +6,7 @@
 mod device;
 mod doctor;
 mod guest;
+mod link;
 mod monitor;
 mod porcelain;
 mod runtime;

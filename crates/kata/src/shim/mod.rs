@@ -1,12 +1,78 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
-//! placeholder
+//! `kata shim`: the host process that an engine takes for the container's. [`Carry`] does the work, in this process or in a
+//! foreground command's; [`Launch`] starts the process.
+
+mod arguments;
+mod carry;
+mod flow;
+mod launch;
+mod signals;
+mod stream;
+pub mod sys;
+mod terminal;
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write;
 use std::process::ExitCode;
 
-/// `args` without the program's name and the role's word.
+use base::{Context, Error, Result};
+
+use arguments::Arguments;
+pub use carry::{Carry, Stdio};
+pub use launch::{Launch, Log, Shim};
+pub use terminal::Size;
+
+/// `args` without the program's name and the role's word; made by [`Launch`].
 pub fn main(args: &[OsString]) -> ExitCode {
-    let _ = args;
+    let started = Arguments::parse(args).and_then(|arguments| {
+        let ready = arguments.ready()?;
+        arguments.log.start("shim")?;
+        Ok((arguments, ready))
+    });
+    let (arguments, ready) = match started {
+        Ok(started) => started,
+        Err(e) => return refused(&e),
+    };
+    let mut ready = Some(ready);
+    match carry(arguments, &mut ready) {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            // The launcher reports it.
+            if let Some(mut ready) = ready {
+                let _ = ready.write_all(launch::refusal(&e).as_bytes());
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn refused(error: &Error) -> ExitCode {
+    eprintln!("kata shim: {}", error.chain());
     ExitCode::FAILURE
+}
+
+fn carry(arguments: Arguments, ready: &mut Option<File>) -> Result<u8> {
+    let stdio = match arguments.console {
+        Some(path) => Stdio::Console {
+            socket: terminal::connect(&path)?,
+            size: arguments.size,
+        },
+        None => Stdio::inherited(arguments.terminal)?,
+    };
+    let carry = Carry {
+        dir: arguments.dir,
+        id: arguments.id,
+        exec_id: arguments.exec_id,
+        start: false,
+        stdio,
+    };
+    carry.run(|| {
+        // The mounts of the bundle are not ours to hold.
+        std::env::set_current_dir("/").attempt(|| "change to /".into())?;
+        // The launcher reads to the end.
+        let told = ready.take().map_or(Ok(()), |mut ready| ready.write_all(launch::READY));
+        told.attempt(|| "tell the runtime that the shim is ready".into())
+    })
 }

@@ -1,0 +1,531 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! Stands in for a process of the guest: carries its streams, signals, window sizes, and at last its exit code. One thread, one poll.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use api::monitor::{AttachRequest, AttachResponse};
+use api::stream::Hello;
+use api::task::api::{
+    DeleteRequest, DeleteResponse, KillRequest, ResizePtyRequest, StartRequest, StartResponse, WaitRequest,
+    WaitResponse,
+};
+use base::{Context, Error, Kind, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::flow::Flow;
+use super::signals::Signals;
+use super::stream;
+use super::terminal::{self, Raw, Size};
+use crate::link::{Answer, Link, MONITOR, TASK, Ticket};
+
+/// Exit code of a process whose end nobody saw: as after SIGKILL.
+pub const LOST: u8 = 137;
+
+/// What to carry.
+#[derive(Debug)]
+pub struct Carry {
+    /// Of the sandbox.
+    pub dir: PathBuf,
+    /// Container.
+    pub id: String,
+    /// Process in it, which is started by [`Carry::run`]; empty for the container's init.
+    pub exec_id: String,
+    /// Start the container's init, too.
+    pub start: bool,
+    /// Where the streams go.
+    pub stdio: Stdio,
+}
+
+/// Our side of a process's standard streams.
+#[derive(Debug)]
+pub enum Stdio {
+    /// Three streams: input, output, error; `None` where the process has none.
+    Streams([Option<OwnedFd>; 3]),
+    /// The process has a terminal: input and output here; raw mode if one of the two (or the error output) is a terminal.
+    Terminal {
+        /// Where keys come from.
+        input: OwnedFd,
+        /// Where its output goes.
+        output: OwnedFd,
+    },
+    /// The process has a terminal, whose other side is given to an engine over this socket.
+    Console {
+        /// Connected console socket.
+        socket: UnixStream,
+        /// What the terminal measures at first.
+        size: Option<Size>,
+    },
+}
+
+impl Stdio {
+    /// Our own standard streams, for a process with or without a terminal.
+    pub fn inherited(terminal: bool) -> Result<Stdio> {
+        let what = || "duplicate the standard streams".to_owned();
+        let input = std::io::stdin().as_fd().try_clone_to_owned().attempt(what)?;
+        let output = std::io::stdout().as_fd().try_clone_to_owned().attempt(what)?;
+        if terminal {
+            return Ok(Stdio::Terminal { input, output });
+        }
+        let error = std::io::stderr().as_fd().try_clone_to_owned().attempt(what)?;
+        Ok(Stdio::Streams([Some(input), Some(output), Some(error)]))
+    }
+}
+
+impl Carry {
+    /// Carries until the process has ended and its output is through; the answer is its exit code. `ready` is called when all streams
+    /// are connected and the process, if that was asked for, has started. Errors come only before that; afterwards, what is lost
+    /// (the monitor, the machine) ends as [`LOST`] with one line in the log.
+    pub fn run(self, ready: impl FnOnce() -> Result<()>) -> Result<u8> {
+        let mut running = Running::begin(self)?;
+        ready()?;
+        Ok(running.carry())
+    }
+}
+
+#[derive(Debug)]
+struct Running {
+    id: String,
+    exec_id: String,
+    link: Link,
+    signals: Signals,
+    flows: Vec<Flow>,
+    /// How many of [`Running::flows`], from the first, bring input.
+    inputs: usize,
+    /// Its window size is the guest terminal's.
+    window: Option<OwnedFd>,
+    _raw: Option<Raw>,
+    wait: Ticket,
+    code: Option<u8>,
+}
+
+impl Running {
+    fn begin(carry: Carry) -> Result<Running> {
+        let Carry {
+            dir,
+            id,
+            exec_id,
+            start,
+            stdio,
+        } = carry;
+        let mut link = Link::open(&dir).attempt(|| format!("connect to the monitor of {id}"))?;
+        let signals = Signals::take()?;
+        let request = AttachRequest {
+            id: id.clone(),
+            exec_id: exec_id.clone(),
+            pid: std::process::id(),
+            ..AttachRequest::default()
+        };
+        link.call::<AttachResponse>(MONITOR, "Attach", &request)?;
+        // A process that joins later has its streams only once it runs; the init has them from its creation.
+        if !exec_id.is_empty() {
+            link.call::<StartResponse>(TASK, "Start", &start_request(&id, &exec_id))?;
+        }
+        let dial = |fd| {
+            let (id, exec_id) = (id.clone(), exec_id.clone());
+            stream::dial(&dir, &Hello { id, exec_id, fd })
+        };
+        let mut window = None;
+        let mut raw = None;
+        let (flows, inputs) = match stdio {
+            Stdio::Streams([input, output, error]) => {
+                let mut flows = Vec::new();
+                if let Some(input) = input {
+                    flows.push(Flow::new(input, dial(0)?.into(), true));
+                }
+                let inputs = flows.len();
+                for (fd, to) in [(1, output), (2, error)] {
+                    if let Some(to) = to {
+                        flows.push(Flow::new(dial(fd)?.into(), to, false));
+                    }
+                }
+                (flows, inputs)
+            }
+            Stdio::Terminal { input, output } => {
+                let stream = dial(0)?;
+                let error = std::io::stderr();
+                if let Some(host) = terminal::first([input.as_fd(), output.as_fd(), error.as_fd()]) {
+                    window = Some(host.try_clone_to_owned().attempt(|| "duplicate the terminal".into())?);
+                    raw = Some(Raw::enter(host)?);
+                }
+                (both_ways(stream, input, output)?, 1)
+            }
+            Stdio::Console { socket, size } => {
+                let stream = dial(0)?;
+                let slave = terminal::offer(&socket, size)?;
+                let again = slave.try_clone().attempt(|| "duplicate the terminal".into())?;
+                window = Some(slave.try_clone().attempt(|| "duplicate the terminal".into())?);
+                (both_ways(stream, slave, again)?, 1)
+            }
+        };
+        let request = WaitRequest {
+            id: id.clone(),
+            exec_id: exec_id.clone(),
+            ..WaitRequest::default()
+        };
+        let mut running = Running {
+            wait: link.send(TASK, "Wait", &request)?,
+            id,
+            exec_id,
+            link,
+            signals,
+            flows,
+            inputs,
+            window,
+            _raw: raw,
+            code: None,
+        };
+        running.resize();
+        if start && running.exec_id.is_empty() {
+            running.start_init()?;
+        }
+        Ok(running)
+    }
+
+    /// Starts the container's init. The answer to Wait may come first and is kept.
+    fn start_init(&mut self) -> Result<()> {
+        let ticket = self.link.send(TASK, "Start", &start_request(&self.id, &self.exec_id))?;
+        loop {
+            let answer = self.link.receive()?;
+            if answer.ticket == ticket {
+                return answer.parse::<StartResponse>("start failed").map(|_| ());
+            }
+            self.answered(answer);
+        }
+    }
+
+    fn carry(&mut self) -> u8 {
+        loop {
+            if self.code.is_some() && self.flows[self.inputs..].iter().all(Flow::over) {
+                break;
+            }
+            match self.turn() {
+                Ok(true) => {}
+                // Ended, and nothing more for a while: somebody else holds the streams open.
+                Ok(false) => break,
+                Err(e) => {
+                    self.lost(&e);
+                    break;
+                }
+            }
+        }
+        self.forget();
+        self.code.unwrap_or(LOST)
+    }
+
+    /// A process that joined leaves nothing behind; the init stays for `state` until the container is deleted.
+    fn forget(&mut self) {
+        if self.exec_id.is_empty() {
+            return;
+        }
+        let request = DeleteRequest {
+            id: self.id.clone(),
+            exec_id: self.exec_id.clone(),
+            ..DeleteRequest::default()
+        };
+        if let Err(e) = self.link.call::<DeleteResponse>(TASK, "Delete", &request) {
+            log::debug!("{}", e.chain());
+        }
+    }
+
+    /// Waits for something and handles it; false when the process has ended and its output has been silent for a while.
+    fn turn(&mut self) -> Result<bool> {
+        let ended = self.code.is_some();
+        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        if !ended {
+            fds.push(PollFd::new(self.link.as_fd(), PollFlags::POLLIN));
+        }
+        let mut places = Vec::new();
+        let skip = if ended { self.inputs } else { 0 };
+        for (index, flow) in self
+            .flows
+            .iter()
+            .enumerate()
+            .skip(skip)
+            .filter(|(_, flow)| !flow.over())
+        {
+            let [from, to] = flow.poll();
+            fds.push(to);
+            if flow.reads() {
+                fds.push(from);
+            }
+            places.push((index, flow.reads()));
+        }
+        let silent = self.flows[self.inputs..].iter().all(|flow| flow.over() || flow.empty());
+        let patience = match (ended && silent, self.exec_id.is_empty()) {
+            (false, _) => PollTimeout::NONE,
+            (true, true) => PollTimeout::from(10_000_u16),
+            (true, false) => PollTimeout::from(1000_u16),
+        };
+        match poll(&mut fds, patience) {
+            Ok(0) => return Ok(false),
+            Ok(_) => {}
+            Err(Errno::EINTR) => return Ok(true),
+            Err(e) => return Err(e).attempt(|| "poll".into()),
+        }
+        let events: Vec<PollFlags> = fds
+            .iter()
+            .map(|fd| fd.revents().unwrap_or(PollFlags::empty()))
+            .collect();
+        let mut events = events.into_iter();
+        let mut next = || events.next().unwrap_or(PollFlags::empty());
+        let signalled = !next().is_empty();
+        let answered = !ended && !next().is_empty();
+        for (index, reads) in places {
+            let to = next();
+            let from = if reads { next() } else { PollFlags::empty() };
+            self.flows[index].step(from, to);
+        }
+        if signalled {
+            self.signalled();
+        }
+        if answered {
+            self.link.fill()?;
+            while let Some(answer) = self.link.take()? {
+                self.answered(answer);
+            }
+        }
+        Ok(true)
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        if answer.ticket != self.wait {
+            if let Err(e) = answer.parse::<api::task::api::Empty>("forward to the container") {
+                log::debug!("{}", e.chain());
+            }
+            return;
+        }
+        match answer.parse::<WaitResponse>("wait for the process") {
+            Ok(response) => {
+                log::debug!("{}: exit status {}", self.id, response.exit_status);
+                self.code = Some(u8::try_from(response.exit_status).unwrap_or(u8::MAX));
+            }
+            Err(e) => self.lost(&e),
+        }
+    }
+
+    fn lost(&mut self, error: &Error) {
+        if self.code.is_none() {
+            log::error!("container {} is lost: {}", self.id, error.chain());
+        }
+        self.code = Some(self.code.unwrap_or(LOST));
+    }
+
+    fn signalled(&mut self) {
+        while let Some(signal) = self.signals.next() {
+            match signal {
+                libc::SIGWINCH => self.resize(),
+                // A writer of ours learns it from the call; the others come from using our own terminal.
+                libc::SIGPIPE | libc::SIGTTIN | libc::SIGTTOU => {}
+                signal => {
+                    let request = KillRequest {
+                        id: self.id.clone(),
+                        exec_id: self.exec_id.clone(),
+                        signal: u32::try_from(signal).unwrap_or_default(),
+                        ..KillRequest::default()
+                    };
+                    // A monitor that has gone is noticed where its answers are read.
+                    let _ = self.link.send(TASK, "Kill", &request);
+                }
+            }
+        }
+    }
+
+    fn resize(&mut self) {
+        let Some(size) = self.window.as_ref().and_then(|window| terminal::size(window.as_fd())) else {
+            return;
+        };
+        let request = ResizePtyRequest {
+            id: self.id.clone(),
+            exec_id: self.exec_id.clone(),
+            width: u32::from(size.columns),
+            height: u32::from(size.rows),
+            ..ResizePtyRequest::default()
+        };
+        let _ = self.link.send(TASK, "ResizePty", &request);
+    }
+}
+
+fn start_request(id: &str, exec_id: &str) -> StartRequest {
+    StartRequest {
+        id: id.to_owned(),
+        exec_id: exec_id.to_owned(),
+        ..StartRequest::default()
+    }
+}
+
+/// A terminal's one stream as two flows: input first.
+fn both_ways(stream: UnixStream, input: OwnedFd, output: OwnedFd) -> Result<Vec<Flow>> {
+    let back = stream.try_clone().attempt(|| "duplicate the stream".into())?;
+    Ok(vec![
+        Flow::new(input, stream.into(), false),
+        Flow::new(back.into(), output, false),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::Shutdown;
+    use std::thread;
+
+    use protobuf::Message;
+
+    use super::super::stream::stub as guest;
+    use super::*;
+    use crate::link::stub as monitor;
+
+    /// A sandbox directory with listeners in it.
+    struct Sandbox {
+        dir: tempfile::TempDir,
+        monitor: std::os::unix::net::UnixListener,
+        guest: std::os::unix::net::UnixListener,
+    }
+
+    fn sandbox() -> Sandbox {
+        let dir = tempfile::tempdir().unwrap();
+        let listen = |name: &str| base::socket::listen(&dir.path().join(name)).unwrap();
+        let (monitor, guest) = (listen("monitor.sock"), listen("vsock.sock"));
+        Sandbox { dir, monitor, guest }
+    }
+
+    fn expect(socket: &mut UnixStream, method: &str) -> (u32, Vec<u8>) {
+        let (stream, _, got, payload) = monitor::request(socket).unwrap();
+        assert_eq!(got, method);
+        (stream, payload)
+    }
+
+    fn carry(dir: &std::path::Path, exec_id: &str, start: bool, stdio: Stdio) -> Result<u8> {
+        let carry = Carry {
+            dir: dir.to_owned(),
+            id: "c1".into(),
+            exec_id: exec_id.into(),
+            start,
+            stdio,
+        };
+        carry.run(|| Ok(()))
+    }
+
+    #[test]
+    fn streams_and_the_exit_code_come_through_and_output_is_drained_last() {
+        let Sandbox { dir, monitor, guest } = sandbox();
+        let peer = thread::spawn(move || {
+            let (mut link, _) = monitor.accept().unwrap();
+            let (attach, _) = expect(&mut link, "Attach");
+            monitor::respond(&mut link, attach, Ok(&AttachResponse::new()));
+            let (hello, mut input) = guest::accept(&guest, None);
+            assert_eq!((hello.id.as_str(), hello.fd), ("c1", 0));
+            let mut streams = [(); 2].map(|()| guest::accept(&guest, None).1);
+            let (wait, _) = expect(&mut link, "Wait");
+            let (start, _) = expect(&mut link, "Start");
+            monitor::respond(&mut link, start, Ok(&StartResponse::new()));
+            let mut got = String::new();
+            input.read_to_string(&mut got).unwrap();
+            let response = WaitResponse {
+                exit_status: 42,
+                ..WaitResponse::default()
+            };
+            monitor::respond(&mut link, wait, Ok(&response));
+            streams[1].write_all(b"err").unwrap();
+            streams[0].write_all(got.to_uppercase().as_bytes()).unwrap();
+        });
+        let (mut stdin, input) = UnixStream::pair().unwrap();
+        let (output, mut stdout) = UnixStream::pair().unwrap();
+        let (error, mut stderr) = UnixStream::pair().unwrap();
+        stdin.write_all(b"hello").unwrap();
+        stdin.shutdown(Shutdown::Write).unwrap();
+        let stdio = Stdio::Streams([Some(input.into()), Some(output.into()), Some(error.into())]);
+        assert_eq!(carry(dir.path(), "", true, stdio).unwrap(), 42);
+        peer.join().unwrap();
+        let mut text = String::new();
+        stdout.read_to_string(&mut text).unwrap();
+        stderr.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "HELLOerr");
+    }
+
+    #[test]
+    fn a_process_starts_before_its_streams_and_its_refusal_is_told() {
+        let Sandbox {
+            dir,
+            monitor,
+            guest: _guest,
+        } = sandbox();
+        let peer = thread::spawn(move || {
+            let (mut link, _) = monitor.accept().unwrap();
+            let (attach, _) = expect(&mut link, "Attach");
+            monitor::respond(&mut link, attach, Ok(&AttachResponse::new()));
+            let (start, _) = expect(&mut link, "Start");
+            let error = Error::new(Kind::NotFound, "exec: \"x\": executable file not found in $PATH");
+            monitor::respond(&mut link, start, Err(error));
+        });
+        let error = carry(dir.path(), "e1", false, Stdio::Streams([None, None, None])).unwrap_err();
+        assert!(error.chain().contains("executable file not found"), "{}", error.chain());
+        peer.join().unwrap();
+    }
+
+    #[test]
+    fn a_monitor_that_goes_means_137() {
+        let Sandbox { dir, monitor, guest } = sandbox();
+        let peer = thread::spawn(move || {
+            let (mut link, _) = monitor.accept().unwrap();
+            let (attach, _) = expect(&mut link, "Attach");
+            monitor::respond(&mut link, attach, Ok(&AttachResponse::new()));
+            let (_, output) = guest::accept(&guest, None);
+            expect(&mut link, "Wait");
+            drop(link);
+            drop(output);
+        });
+        let (output, _stdout) = UnixStream::pair().unwrap();
+        let stdio = Stdio::Streams([None, Some(output.into()), None]);
+        assert_eq!(carry(dir.path(), "", false, stdio).unwrap(), LOST);
+        peer.join().unwrap();
+    }
+
+    #[test]
+    fn a_terminal_has_one_stream_its_size_is_told_and_raw_mode_ends() {
+        let Sandbox { dir, monitor, guest } = sandbox();
+        let pair = nix::pty::openpty(None, None).unwrap();
+        let before = nix::sys::termios::tcgetattr(&pair.slave).unwrap();
+        super::super::sys::resize(pair.slave.as_fd(), Size { rows: 33, columns: 111 }).unwrap();
+        let peer = thread::spawn(move || {
+            let (mut link, _) = monitor.accept().unwrap();
+            let (attach, _) = expect(&mut link, "Attach");
+            monitor::respond(&mut link, attach, Ok(&AttachResponse::new()));
+            let (hello, mut stream) = guest::accept(&guest, None);
+            assert_eq!(hello.fd, 0);
+            let (wait, _) = expect(&mut link, "Wait");
+            let (_, resize) = expect(&mut link, "ResizePty");
+            let resize = ResizePtyRequest::parse_from_bytes(&resize).unwrap();
+            assert_eq!((resize.height, resize.width), (33, 111));
+            let mut key = [0];
+            stream.read_exact(&mut key).unwrap();
+            stream.write_all(b"<").unwrap();
+            stream.write_all(&key).unwrap();
+            monitor::respond(&mut link, wait, Ok(&WaitResponse::new()));
+        });
+        let mut keyboard = std::fs::File::from(pair.master);
+        keyboard.write_all(b"\x03").unwrap();
+        let stdio = Stdio::Terminal {
+            input: pair.slave.try_clone().unwrap(),
+            output: pair.slave.try_clone().unwrap(),
+        };
+        // Typed before raw mode, the key would be a signal to nobody and lost.
+        thread::scope(|scope| {
+            let carried = scope.spawn(|| carry(dir.path(), "", false, stdio).unwrap());
+            while !carried.is_finished() && nix::sys::termios::tcgetattr(&pair.slave).unwrap() == before {
+                thread::yield_now();
+            }
+            keyboard.write_all(b"\x03").unwrap();
+            assert_eq!(carried.join().unwrap(), 0);
+        });
+        peer.join().unwrap();
+        let mut shown = [0; 16];
+        let n = keyboard.read(&mut shown).unwrap();
+        assert!(shown[..n].ends_with(b"<\x03"), "{:?}", &shown[..n]);
+        let after = nix::sys::termios::tcgetattr(&pair.slave).unwrap();
+        assert_eq!(before.local_flags, after.local_flags);
+    }
+}
