@@ -13,7 +13,6 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
 
 use base::{Context, Error, Kind, Result};
 use protobuf::Message;
@@ -118,9 +117,6 @@ impl Link {
                 Ok(())
             }
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => Ok(()),
-            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
-                Err(Error::new(Kind::Timeout, "the monitor does not answer"))
-            }
             Err(e) => Err(Error::new(Kind::Gone, "read from the monitor").because(e)),
         }
     }
@@ -143,13 +139,6 @@ impl Link {
                 return answer.parse(&format!("{} failed", method.to_lowercase()));
             }
         }
-    }
-
-    /// How long [`Link::receive`] waits for bytes; `None` for ever.
-    pub fn limit(&self, limit: Option<Duration>) -> Result<()> {
-        self.socket
-            .set_read_timeout(limit)
-            .attempt(|| "set the time limit of the monitor's answers".into())
     }
 }
 

@@ -1,12 +1,138 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
-//! placeholder
+//! `kata-runtime`: the OCI command line. A thin client of a sandbox's monitor; each verb is a few calls.
+//!
+//! Exit codes: 0; the process's own for a foreground `run` and `exec`; 255 when `exec` cannot start its process; else 1. An error is
+//! one line on standard error and, with `--log`, one in the log.
+
+mod arguments;
+mod container;
+mod create;
+mod delete;
+mod events;
+mod exec;
+mod hook;
+mod lease;
+mod list;
+mod process;
+mod resources;
+mod signal;
+mod table;
+mod verbs;
 
 use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use base::{Context, Error, Kind, Result};
+use clap::Parser;
+
+use crate::shim::{self, Log};
+use arguments::{Line, Verb};
+
+/// What the global flags say.
+#[derive(Debug)]
+struct Globals {
+    /// Absolute.
+    root: PathBuf,
+    log: Log,
+}
 
 /// `args` without the program's name and the role's word.
 pub fn main(args: &[OsString]) -> ExitCode {
-    let _ = args;
-    ExitCode::FAILURE
+    // What the engine left open is for none of our children.
+    shim::sys::keep_descriptors_to_ourselves();
+    let words = std::iter::once(OsString::from("kata-runtime")).chain(args.iter().cloned());
+    let line = match Line::try_parse_from(words) {
+        Ok(line) => line,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(u8::from(e.use_stderr()));
+        }
+    };
+    let exec = matches!(line.verb, Some(Verb::Exec(_)));
+    let prefix = match &line.verb {
+        Some(Verb::Create(_)) => "kata-runtime create failed: ",
+        Some(Verb::Run(_)) => "kata-runtime run failed: ",
+        Some(Verb::Exec(_)) => "exec failed: ",
+        _ => "",
+    };
+    let logged = line.log.is_some();
+    match globals(&line).and_then(|globals| act(line, &globals)) {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            let message = format!("{prefix}{}", e.chain()).replace('\n', " ");
+            if logged {
+                log::error!("{message}");
+            }
+            log::debug!("{e:?}");
+            eprintln!("{message}");
+            ExitCode::from(if exec { 255 } else { 1 })
+        }
+    }
+}
+
+fn globals(line: &Line) -> Result<Globals> {
+    let json = match line.log_format.as_str() {
+        "text" => false,
+        "json" => true,
+        other => return Err(Error::new(Kind::Invalid, format!("invalid log-format: {other}"))),
+    };
+    let root = std::path::absolute(&line.root).attempt(|| format!("root directory {}", line.root.display()))?;
+    let file = line.log.as_ref().map(std::path::absolute).transpose();
+    let log = Log {
+        file: file.attempt(|| "find the log file".into())?,
+        json,
+        debug: line.debug,
+    };
+    log.start("runtime")?;
+    Ok(Globals { root, log })
+}
+
+fn act(line: Line, globals: &Globals) -> Result<u8> {
+    if line.version {
+        print(&version())?;
+        return Ok(0);
+    }
+    let Some(verb) = line.verb else {
+        let help = <Line as clap::CommandFactory>::command().render_long_help();
+        print(&help.to_string())?;
+        return Ok(0);
+    };
+    let done = match verb {
+        Verb::Create(args) => create::create(globals, &args),
+        Verb::Run(args) => return create::run(globals, &args),
+        Verb::Exec(args) => return exec::exec(globals, &args),
+        Verb::Start { id } => verbs::start(globals, &id),
+        Verb::State { id } => verbs::state(globals, &id),
+        Verb::Kill { all, id, signal } => verbs::kill(globals, &id, signal.as_deref().unwrap_or("TERM"), all),
+        Verb::Delete { force, id } => delete::delete(globals, &id, force),
+        Verb::Ps { format, id, .. } => list::processes(globals, &id, format),
+        Verb::Pause { id } => verbs::pause(globals, &id),
+        Verb::Resume { id } => verbs::resume(globals, &id),
+        Verb::Update(args) => verbs::update(globals, &args),
+        Verb::Events { interval, stats, id } => events::events(globals, &id, &interval, stats),
+        Verb::List { format, quiet } => list::containers(globals, format, quiet),
+        Verb::Spec { bundle, rootless } => verbs::spec(bundle.as_deref(), rootless),
+        Verb::Features => verbs::features(),
+        Verb::Checkpoint { .. } | Verb::Restore { .. } => {
+            let what = "checkpoint and restore are not supported: a container is a machine here";
+            Err(Error::new(Kind::Unsupported, what))
+        }
+    };
+    done.map(|()| 0)
+}
+
+fn version() -> String {
+    let ours = env!("CARGO_PKG_VERSION");
+    format!("kata-runtime version {ours}\nspec: {}\n", oci::spec::VERSION)
+}
+
+/// To standard output, whose reader may have gone.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .attempt(|| "write to standard output".into())
 }

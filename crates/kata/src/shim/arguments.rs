@@ -54,15 +54,7 @@ impl Arguments {
             put("size", &format!("{}x{}", size.rows, size.columns));
         }
         put("ready-fd", &self.ready.to_string());
-        if let Some(file) = &self.log.file {
-            put("log", file);
-        }
-        if self.log.json {
-            put("log-format", &"json");
-        }
-        if self.log.debug {
-            put("debug", &"true");
-        }
+        words.extend(self.log.arguments());
         words
     }
 

@@ -2,6 +2,7 @@
 
 //! Starts `kata shim` and waits until it is ready. Until it is released, the guard kills it.
 
+use std::ffi::OsString;
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -30,6 +31,23 @@ pub struct Log {
 }
 
 impl Log {
+    /// As the arguments that our roles take.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let mut words = Vec::new();
+        if let Some(file) = &self.file {
+            let mut word = OsString::from("--log=");
+            word.push(file);
+            words.push(word);
+        }
+        if self.json {
+            words.push("--log-format=json".into());
+        }
+        if self.debug {
+            words.push("--debug=true".into());
+        }
+        words
+    }
+
     /// Starts logging as `component`.
     pub fn start(&self, component: &str) -> Result<()> {
         let format = if self.json {
@@ -37,10 +55,11 @@ impl Log {
         } else {
             base::log::Format::Text
         };
-        let level = if self.debug {
-            LevelFilter::Debug
-        } else {
-            LevelFilter::Info
+        // Standard error is often the container's, too: no chatter there.
+        let level = match (self.debug, &self.file) {
+            (true, _) => LevelFilter::Debug,
+            (false, Some(_)) => LevelFilter::Info,
+            (false, None) => LevelFilter::Warn,
         };
         base::log::start(component, self.file.as_deref(), format, level)
     }
@@ -158,7 +177,8 @@ pub fn refusal(error: &Error) -> String {
     format!("{name}: {}", error.chain())
 }
 
-fn parse_refusal(text: &str) -> Option<Error> {
+/// What [`refusal`] wrote.
+pub fn parse_refusal(text: &str) -> Option<Error> {
     let (name, chain) = text.split_once(": ")?;
     let (kind, _) = KINDS.iter().find(|(_, known)| *known == name)?;
     Some(Error::new(*kind, chain))

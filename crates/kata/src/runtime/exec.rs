@@ -1,0 +1,106 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! `exec`: a further process in a container. The shim (or, in the foreground, this process) starts it and carries its streams.
+
+use std::time::SystemTime;
+
+use api::task::api::{Empty, ExecProcessRequest};
+use base::{Context, Error, Kind, Result};
+use oci::Status;
+use oci::spec::Process;
+use protobuf::well_known_types::any::Any;
+
+use super::arguments::ExecArgs;
+use super::container::Container;
+use super::{Globals, create, process};
+use crate::link::TASK;
+use crate::shim::{Carry, Launch, Stdio};
+
+/// How containerd marks a process that travels as JSON.
+const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+/// The client dials the stream itself.
+pub const STREAM: &str = "stream:";
+
+/// The answer is the process's exit code, 0 when detached.
+pub fn exec(globals: &Globals, args: &ExecArgs) -> Result<u8> {
+    let container = Container::find(&globals.root, &args.id)?;
+    match container.status()? {
+        Status::Stopped | Status::Creating => {
+            return Err(Error::new(Kind::State, "cannot exec in a stopped container"));
+        }
+        Status::Paused if !args.ignore_paused => {
+            let what = "cannot exec in a paused container (use --ignore-paused to override)";
+            return Err(Error::new(Kind::State, what));
+        }
+        _ => {}
+    }
+    create::warn_of_descriptors(args.preserve_fds);
+    if let Some(cgroup) = args.cgroup.iter().find(|cgroup| !matches!(cgroup.as_str(), "" | "/")) {
+        let what = format!("exec into the sub-cgroup {cgroup:?} is not supported");
+        return Err(Error::new(Kind::Unsupported, what));
+    }
+    let process = match &args.process {
+        Some(path) => process::read(path)?,
+        None => {
+            let own = container.bundle()?.process().cloned();
+            process::derive(
+                own.ok_or_else(|| Error::new(Kind::Invalid, "the container has no process"))?,
+                args,
+            )?
+        }
+    };
+    let terminal = process.terminal().unwrap_or(false);
+    create::check_terminal(terminal, args.detach, args.console_socket.is_some())?;
+
+    let exec_id = register(&container, &process)?;
+    if args.detach {
+        let launch = Launch {
+            dir: container.dir().to_owned(),
+            id: args.id.clone(),
+            exec_id,
+            terminal,
+            console: args.console_socket.clone(),
+            size: create::console_size(&process),
+            log: globals.log.clone(),
+            stdio: None,
+        };
+        let shim = launch.start()?;
+        create::write_pid(args.pid_file.as_deref(), shim.pid())?;
+        shim.release();
+        return Ok(0);
+    }
+    let carry = Carry {
+        dir: container.dir().to_owned(),
+        id: args.id.clone(),
+        exec_id,
+        start: false,
+        stdio: Stdio::inherited(terminal)?,
+    };
+    carry.run(|| create::write_pid(args.pid_file.as_deref(), std::process::id()))
+}
+
+/// Tells the monitor of the process, which does not run yet.
+fn register(container: &Container, process: &Process) -> Result<String> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let exec_id = format!("exec-{}-{}", std::process::id(), now.unwrap_or_default().as_nanos());
+    let value = serde_json::to_vec(process).context(Kind::Bug, || "write the process".into())?;
+    let spec = Any {
+        type_url: PROCESS.to_owned(),
+        value,
+        ..Any::default()
+    };
+    let terminal = process.terminal().unwrap_or(false);
+    let error = if terminal { "" } else { STREAM };
+    let request = ExecProcessRequest {
+        id: container.id().to_owned(),
+        exec_id: exec_id.clone(),
+        terminal,
+        stdin: STREAM.to_owned(),
+        stdout: STREAM.to_owned(),
+        stderr: error.to_owned(),
+        spec: Some(spec).into(),
+        ..ExecProcessRequest::default()
+    };
+    container.link()?.call::<Empty>(TASK, "Exec", &request)?;
+    Ok(exec_id)
+}

@@ -1,0 +1,78 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! Starts the monitor of a sandbox. Until the lease is released, the monitor takes everything down as soon as we end, in whatever way.
+//!
+//! ```text
+//! runtime                          monitor (kata monitor --root=… --id=… --bundle=… --lease-fd=N …)
+//!    │ ◄──── "ready\n" | "error KIND: why\n" ────│   (its socket listens | it has undone everything and ends)
+//!    │ ───────────── "release\n" ──────────────► │   (the sandbox lives on its own)
+//!    └ ───────────────── EOF ──────────────────► │   (undo everything, end)
+//! ```
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use base::{Context, Error, Kind, Result};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use oci::Bundle;
+
+use crate::shim::{Log, parse_refusal};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Lease {
+    socket: UnixStream,
+}
+
+impl Lease {
+    /// The sandbox lives on without us.
+    pub fn release(mut self) -> Result<()> {
+        self.socket
+            .write_all(b"release\n")
+            .context(Kind::Gone, || "release the sandbox to its monitor".into())
+    }
+}
+
+/// Starts the monitor for `id` below `root` and waits until it serves. Errors: the monitor's; `Exists` when the id is taken.
+pub fn spawn(root: &Path, id: &str, bundle: &Bundle, log: &Log) -> Result<Lease> {
+    let what = || format!("start the monitor of {id}");
+    let (ours, theirs) = UnixStream::pair().attempt(what)?;
+    let theirs = OwnedFd::from(theirs);
+    fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty())).attempt(what)?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("kata").arg("monitor");
+    for (name, value) in [
+        ("root", root.as_os_str()),
+        ("id", id.as_ref()),
+        ("bundle", bundle.dir().as_os_str()),
+        ("lease-fd", theirs.as_raw_fd().to_string().as_ref()),
+    ] {
+        let mut word = std::ffi::OsString::from(format!("--{name}="));
+        word.push(value);
+        command.arg(word);
+    }
+    command.args(log.arguments());
+    let null = || Stdio::null();
+    let mut child = command
+        .stdin(null())
+        .stdout(null())
+        .stderr(null())
+        .spawn()
+        .attempt(what)?;
+    drop(theirs);
+    let mut line = String::new();
+    let read = BufReader::new(&ours).read_line(&mut line);
+    read.attempt(|| "wait for the monitor".into())?;
+    match line.trim_end() {
+        "ready" => Ok(Lease { socket: ours }),
+        other => {
+            let _ = child.wait();
+            let refused = other.strip_prefix("error ").and_then(parse_refusal);
+            Err(refused.unwrap_or_else(|| Error::new(Kind::Gone, what()).because("it ended at once")))
+        }
+    }
+}
