@@ -4,11 +4,11 @@
 
 use serde_json::{Value, json};
 
-const MOUNT_OPTIONS: &str = "async atime bind defaults dev diratime dirsync exec iversion lazytime loud mand noatime nodev \
-    nodiratime noexec noiversion nolazytime nomand norelatime nostrictatime nosuid nosymfollow private ratime rbind rdev \
-    rdiratime relatime remount rexec rnoatime rnodev rnodiratime rnoexec rnorelatime rnostrictatime rnosuid rnosymfollow ro \
-    rprivate rrelatime rro rrw rshared rslave rstrictatime rsuid rsymfollow runbindable rw shared silent slave strictatime \
-    suid symfollow sync tmpcopyup unbindable";
+/// Those that the guest takes as flags or attributes; any other is the file system's.
+const MOUNT_OPTIONS: &str = "async atime bind defaults dev diratime dirsync exec loud mand noatime nodev nodiratime noexec \
+    nomand norelatime nostrictatime nosuid private rbind rdev rdiratime relatime remount rexec rnodev rnodiratime rnoexec \
+    rnosuid ro rprivate rro rrw rshared rslave rsuid runbindable rw shared silent slave strictatime suid sync tmpcopyup \
+    unbindable";
 
 const CAPABILITIES: &str = "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE \
     NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT \

@@ -6,13 +6,13 @@
 //! one line on standard error and, with `--log`, one in the log.
 
 mod arguments;
-mod container;
+pub mod container;
 mod create;
 mod delete;
 mod events;
 mod exec;
 mod hook;
-mod lease;
+pub mod lease;
 mod list;
 mod process;
 mod resources;
