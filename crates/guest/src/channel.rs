@@ -1,0 +1,197 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! The socket between the agent and its helper: whole messages (SOCK_SEQPACKET), each with descriptors.
+//!
+//!     agent                                helper                        container's process
+//!       ── Request in a memfd, streams ──►
+//!       ◄── Warning* ─────────────────────
+//!       ◄── Forked{pid} ──────────────────  (ends)
+//!       ◄── Warning*, Ready, console ──────────────────────────────────
+//!       ── Go ────────────────────────────────────────────────────────►  (exec closes the socket)
+//!
+//! `Failed` may come instead of any message from the right, and ends the talk. End of file from the left
+//! means that nobody wants the process any more; from the right after `Go`, that it runs.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use base::{Context, Error, Kind, Result};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::sys;
+
+/// No message is longer; error texts are cut.
+const LONGEST: usize = 16 << 10;
+/// The request and three streams.
+const MOST_FDS: usize = 4;
+
+/// What is said, in both directions.
+#[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub enum Message {
+    /// Agent: the request is in the first descriptor, the streams (if no terminal is asked for) in the others.
+    Request,
+    /// Helper: something was not done as asked; to be logged.
+    Warning(String),
+    /// Helper: the process exists, by its pid in the agent's namespace.
+    Forked(i32),
+    /// Process: everything is in place; the pty's master comes along if there is a terminal.
+    Ready,
+    /// Agent: execute the program.
+    Go,
+    /// Helper or process: it failed; a kind (see [`code`]) and the chain of causes.
+    Failed(u8, String),
+}
+
+/// One end.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+impl Channel {
+    /// Both ends, close-on-exec.
+    pub fn pair() -> Result<(Channel, Channel)> {
+        let ends = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
+        let (ours, theirs) = ends.attempt(|| "make a socket pair".into())?;
+        Ok((Channel(ours), Channel(theirs)))
+    }
+
+    /// Sends one message.
+    pub fn send(&self, message: &Message, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        let bytes = serde_json::to_vec(message).context(Kind::Bug, || "encode a message".into())?;
+        let raw: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let control = if raw.is_empty() { &[][..] } else { &rights[..] };
+        let sent = sendmsg::<()>(
+            self.0.as_raw_fd(),
+            &[IoSlice::new(&bytes)],
+            control,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        );
+        sent.attempt(|| "send a message".into()).map(drop)
+    }
+
+    /// The next message with its descriptors; none at the end.
+    pub fn receive(&self) -> Result<Option<(Message, Vec<OwnedFd>)>> {
+        let mut bytes = vec![0; LONGEST];
+        let mut space = nix::cmsg_space!([libc::c_int; MOST_FDS]);
+        let mut slices = [IoSliceMut::new(&mut bytes)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let what = || "receive a message".to_owned();
+        let (length, fds) = loop {
+            match recvmsg::<()>(self.0.as_raw_fd(), &mut slices, Some(&mut space), flags) {
+                Err(nix::Error::EINTR) => {}
+                // The other end closed with our message unread.
+                Err(nix::Error::ECONNRESET) => return Ok(None),
+                Err(e) => return Err(e).attempt(what),
+                Ok(received) => {
+                    let mut fds = vec![];
+                    for control in received.cmsgs().attempt(what)? {
+                        if let ControlMessageOwned::ScmRights(raw) = control {
+                            fds.extend(raw.into_iter().map(sys::adopt));
+                        }
+                    }
+                    break (received.bytes, fds);
+                }
+            }
+        };
+        if length == 0 {
+            return Ok(None);
+        }
+        let message = serde_json::from_slice(&bytes[..length]).context(Kind::Bug, || "decode a message".into())?;
+        Ok(Some((message, fds)))
+    }
+
+    /// Says that it failed; nobody is left to be told when that fails too.
+    pub fn fail(&self, error: &Error) {
+        let mut text = error.chain();
+        let mut cut = text.len().min(LONGEST / 8);
+        while !text.is_char_boundary(cut) {
+            cut -= 1;
+        }
+        text.truncate(cut);
+        let _ = self.send(&Message::Failed(code(error.kind()), text), &[]);
+    }
+
+    /// Says that something was not done as asked.
+    pub fn warn(&self, text: impl Into<String>) {
+        let _ = self.send(&Message::Warning(text.into()), &[]);
+    }
+}
+
+impl From<OwnedFd> for Channel {
+    fn from(fd: OwnedFd) -> Channel {
+        Channel(fd)
+    }
+}
+
+impl From<Channel> for OwnedFd {
+    fn from(channel: Channel) -> OwnedFd {
+        channel.0
+    }
+}
+
+const KINDS: [Kind; 11] = [
+    Kind::NotFound,
+    Kind::Exists,
+    Kind::Invalid,
+    Kind::State,
+    Kind::Unsupported,
+    Kind::Timeout,
+    Kind::Gone,
+    Kind::Denied,
+    Kind::Guest,
+    Kind::Io,
+    Kind::Bug,
+];
+
+fn code(kind: Kind) -> u8 {
+    let place = KINDS.iter().position(|known| *known == kind);
+    place.and_then(|place| u8::try_from(place).ok()).unwrap_or(u8::MAX)
+}
+
+/// The kind behind a code of [`Message::Failed`].
+pub fn kind(code: u8) -> Kind {
+    KINDS.get(usize::from(code)).copied().unwrap_or(Kind::Bug)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn messages_keep_their_bounds_and_carry_descriptors() {
+        let (a, b) = Channel::pair().unwrap();
+        let (read, write) = std::io::pipe().unwrap();
+        a.warn("one");
+        a.send(&Message::Ready, &[write.as_fd()]).unwrap();
+        drop((a, write));
+        assert_eq!(b.receive().unwrap().unwrap().0, Message::Warning("one".into()));
+        let (message, mut fds) = b.receive().unwrap().unwrap();
+        assert_eq!((message, fds.len()), (Message::Ready, 1));
+        std::fs::File::from(fds.remove(0)).write_all(b"through").unwrap();
+        let mut text = String::new();
+        { read }.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "through");
+        assert!(b.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn failures_keep_their_kind_and_are_cut_on_a_character() {
+        let (a, b) = Channel::pair().unwrap();
+        for of in KINDS {
+            a.fail(&Error::new(of, "é".repeat(LONGEST)));
+            let Some((Message::Failed(code, text), _)) = b.receive().unwrap() else {
+                panic!("no failure")
+            };
+            assert_eq!(kind(code), of);
+            assert!(text.len() <= LONGEST / 8 && text.ends_with('é'));
+        }
+        assert_eq!(kind(200), Kind::Bug);
+    }
+}

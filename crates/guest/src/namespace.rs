@@ -1,0 +1,195 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! Namespaces: making those of a container, naming what is in them, and joining them.
+
+use std::fs;
+use std::io::Write;
+
+use base::pidfd::Pidfd;
+use base::{Context, Error, Kind, Result};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, setgroups, setresgid, setresuid};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
+
+use crate::sys;
+
+/// Leaves the guest's namespaces for new ones; those of pids and time begin with the next fork.
+pub fn unshare(spec: &Spec) -> Result<()> {
+    let wanted = wanted(spec);
+    if wanted.contains(CloneFlags::CLONE_NEWUSER) {
+        unshare_user(spec)?;
+    }
+    // After the user namespace, so that they belong to it.
+    let others = wanted - CloneFlags::CLONE_NEWUSER;
+    nix::sched::unshare(others).attempt(|| format!("make the namespaces {others:?}"))?;
+    for (clock, offset) in spec
+        .linux()
+        .iter()
+        .flat_map(|linux| linux.time_offsets().iter().flatten())
+    {
+        let line = format!(
+            "{clock} {} {}\n",
+            offset.secs().unwrap_or(0),
+            offset.nanosecs().unwrap_or(0)
+        );
+        fs::write("/proc/self/timens_offsets", &line).attempt(|| format!("set time offset {line:?}"))?;
+    }
+    Ok(())
+}
+
+/// Host and domain name, and kernel parameters, all of which belong to a namespace.
+pub fn name(spec: &Spec) -> Result<()> {
+    if let Some(name) = spec.hostname().as_ref().filter(|name| !name.is_empty()) {
+        nix::unistd::sethostname(name).attempt(|| format!("set host name {name}"))?;
+    }
+    if let Some(name) = spec.domainname().as_ref().filter(|name| !name.is_empty()) {
+        sys::set_domain_name(name).attempt(|| format!("set domain name {name}"))?;
+    }
+    for (key, value) in spec.linux().iter().flat_map(|linux| linux.sysctl().iter().flatten()) {
+        let path = format!("/proc/sys/{}", sysctl_path(key));
+        let file = fs::OpenOptions::new().write(true).open(&path);
+        file.and_then(|mut file| file.write_all(value.as_bytes()))
+            .attempt(|| format!("set kernel parameter {key} to {value}"))?;
+    }
+    Ok(())
+}
+
+/// As sysctl(8): separators are dots or slashes, whichever comes first; the other is then part of a name.
+pub fn sysctl_path(key: &str) -> String {
+    match key.find(['.', '/']) {
+        Some(at) if key[at..].starts_with('.') => {
+            let swap = |letter| match letter {
+                '.' => '/',
+                '/' => '.',
+                other => other,
+            };
+            key.chars().map(swap).collect()
+        }
+        _ => key.to_owned(),
+    }
+}
+
+/// Enters all namespaces of a container by its init; that of pids begins with the next fork.
+pub fn join(spec: &Spec, init: i32) -> Result<()> {
+    let init = match Pidfd::open(init) {
+        Err(e) if e.kind() == Kind::NotFound => Err(e).context(Kind::Gone, || "the container has ended".into()),
+        other => other,
+    }?;
+    let wanted = wanted(spec);
+    match setns(&init, wanted) {
+        Err(nix::Error::ESRCH) => Err(Error::new(Kind::Gone, "the container has ended")),
+        other => other.attempt(|| format!("enter the namespaces {wanted:?}")),
+    }?;
+    if wanted.contains(CloneFlags::CLONE_NEWUSER) {
+        become_root()?;
+    }
+    Ok(())
+}
+
+fn wanted(spec: &Spec) -> CloneFlags {
+    let namespaces = spec
+        .linux()
+        .iter()
+        .flat_map(|linux| linux.namespaces().iter().flatten());
+    namespaces.fold(CloneFlags::empty(), |all, namespace| all | flag(namespace.typ()))
+}
+
+fn flag(kind: LinuxNamespaceType) -> CloneFlags {
+    match kind {
+        LinuxNamespaceType::Mount => CloneFlags::CLONE_NEWNS,
+        LinuxNamespaceType::Cgroup => CloneFlags::CLONE_NEWCGROUP,
+        LinuxNamespaceType::Uts => CloneFlags::CLONE_NEWUTS,
+        LinuxNamespaceType::Ipc => CloneFlags::CLONE_NEWIPC,
+        LinuxNamespaceType::User => CloneFlags::CLONE_NEWUSER,
+        LinuxNamespaceType::Pid => CloneFlags::CLONE_NEWPID,
+        LinuxNamespaceType::Network => CloneFlags::CLONE_NEWNET,
+        LinuxNamespaceType::Time => CloneFlags::from_bits_retain(libc::CLONE_NEWTIME),
+    }
+}
+
+/// Only a process outside may write the mappings: a child, forked before.
+fn unshare_user(spec: &Spec) -> Result<()> {
+    let own = nix::unistd::getpid();
+    let (ready, tell) = std::io::pipe().attempt(|| "make a pipe".into())?;
+    match sys::fork().attempt(|| "fork to map users".into())? {
+        ForkResult::Child => {
+            drop(tell);
+            let mut byte = [0];
+            let told = nix::unistd::read(&ready, &mut byte) == Ok(1);
+            let code = match told.then(|| map(spec, own)) {
+                Some(Ok(())) => 0,
+                Some(Err(_)) => 1,
+                None => 2,
+            };
+            std::process::exit(code)
+        }
+        ForkResult::Parent { child } => {
+            drop(ready);
+            let made = nix::sched::unshare(CloneFlags::CLONE_NEWUSER).attempt(|| "make a user namespace".into());
+            if made.is_ok() {
+                nix::unistd::write(&tell, b"!").attempt(|| "tell the mapper".into())?;
+            }
+            drop(tell);
+            // Our own child, not the agent's.
+            let ended = waitpid(child, None).attempt(|| "wait for the mapper".into())?;
+            made?;
+            if !matches!(ended, WaitStatus::Exited(_, 0)) {
+                return Err(Error::new(
+                    Kind::Invalid,
+                    "the kernel refuses linux.uidMappings or gidMappings",
+                ));
+            }
+            become_root()
+        }
+    }
+}
+
+fn map(spec: &Spec, pid: Pid) -> std::io::Result<()> {
+    let Some(linux) = spec.linux() else { return Ok(()) };
+    for (file, mappings) in [("uid_map", linux.uid_mappings()), ("gid_map", linux.gid_mappings())] {
+        fs::write(
+            format!("/proc/{pid}/{file}"),
+            mapping(mappings.as_deref().unwrap_or_default()),
+        )?;
+    }
+    Ok(())
+}
+
+fn mapping(mappings: &[LinuxIdMapping]) -> String {
+    let line = |m: &LinuxIdMapping| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size());
+    mappings.iter().map(line).collect()
+}
+
+/// Root of the user namespace that was entered.
+fn become_root() -> Result<()> {
+    let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
+    setresgid(group, group, group)
+        .and_then(|()| setgroups(&[]))
+        .and_then(|()| setresuid(user, user, user))
+        .attempt(|| "become root of the user namespace (is user 0 mapped?)".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_found_with_dots_and_slashes() {
+        for (key, path) in [
+            ("net.ipv4.ip_forward", "net/ipv4/ip_forward"),
+            ("net/ipv4/ip_forward", "net/ipv4/ip_forward"),
+            ("net.ipv4.conf.eth0/1.forwarding", "net/ipv4/conf/eth0.1/forwarding"),
+            ("net/ipv4/conf/eth0.1/forwarding", "net/ipv4/conf/eth0.1/forwarding"),
+        ] {
+            assert_eq!(sysctl_path(key), path);
+        }
+    }
+
+    #[test]
+    fn mappings_are_lines_for_the_kernel() {
+        let json = r#"[{"containerID":0,"hostID":1000,"size":1},{"containerID":1,"hostID":100000,"size":65536}]"#;
+        let mappings: Vec<LinuxIdMapping> = serde_json::from_str(json).unwrap();
+        assert_eq!(mapping(&mappings), "0 1000 1\n1 100000 65536\n");
+    }
+}
