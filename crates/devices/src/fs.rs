@@ -5,15 +5,18 @@
 //! The file system is virtiofsd's passthrough; here is the queue loop around it. Its own vhost-user backend ends the process when a
 //! request cannot be answered; here that request gets an empty answer.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sched::{CloneFlags, unshare};
 use virtio::queue::Served;
 use virtio::{Activation, Chain, Device, Result};
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 use virtiofsd::descriptor_utils::{Reader, Writer};
+use virtiofsd::passthrough::read_only::PassthroughFsRo;
 use virtiofsd::passthrough::{CachePolicy, Config, PassthroughFs};
 use virtiofsd::server::Server;
 
@@ -24,9 +27,36 @@ const TAG: usize = 36;
 /// How long the guest may believe what it has seen. The host may change files at any time: short.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
+thread_local! {
+    /// Attributes are read and written relative to a working directory that is changed for it: this thread has one of its own.
+    static APART: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What is shared, and by which descriptors.
+#[derive(Debug)]
+pub struct Share<'a> {
+    /// The directory.
+    pub root: &'a Path,
+    /// Its name in the guest, at most 36 bytes.
+    pub tag: &'a str,
+    /// `/proc/self/fd`: the process may have left the file system in which it is.
+    pub descriptors: File,
+    /// `/proc/self/mountinfo`.
+    pub mounts: File,
+    /// Descriptors that the guest can make us hold.
+    pub most_files: u64,
+    /// The guest can change nothing.
+    pub read_only: bool,
+}
+
+enum Engine {
+    Writable(Server<PassthroughFs>),
+    ReadOnly(Server<PassthroughFsRo>),
+}
+
 /// The device core.
 pub struct Fs {
-    server: Server<PassthroughFs>,
+    engine: Engine,
     config: Vec<u8>,
 }
 
@@ -37,10 +67,9 @@ impl std::fmt::Debug for Fs {
 }
 
 impl Fs {
-    /// Shares the directory `root` under `tag` (at most 36 bytes). `descriptors` is `/proc/self/fd`, `mounts` is
-    /// `/proc/self/mountinfo`: the process may have left the file system in which they are.
-    pub fn new(root: &Path, tag: &str, descriptors: File, mounts: File) -> io::Result<Fs> {
-        let mut config = tag.as_bytes().to_vec();
+    /// Errors: a tag of no or too many bytes, a directory that cannot be opened.
+    pub fn new(share: Share<'_>) -> io::Result<Fs> {
+        let mut config = share.tag.as_bytes().to_vec();
         if config.is_empty() || config.len() > TAG {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -49,7 +78,8 @@ impl Fs {
         }
         config.resize(TAG, 0);
         config.extend(1_u32.to_le_bytes());
-        let root = root
+        let root = share
+            .root
             .to_str()
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         let settings = Config {
@@ -60,14 +90,17 @@ impl Fs {
             xattr: true,
             announce_submounts: true,
             allow_direct_io: true,
-            proc_sfd_rawfd: Some(descriptors),
-            proc_mountinfo_rawfd: Some(mounts),
+            proc_sfd_rawfd: Some(share.descriptors),
+            proc_mountinfo_rawfd: Some(share.mounts),
+            guest_fd_limit: share.most_files,
             ..Config::default()
         };
-        Ok(Fs {
-            server: Server::new(PassthroughFs::new(settings)?),
-            config,
-        })
+        let engine = if share.read_only {
+            Engine::ReadOnly(Server::new(PassthroughFsRo::new(settings)?))
+        } else {
+            Engine::Writable(Server::new(PassthroughFs::new(settings)?))
+        };
+        Ok(Fs { engine, config })
     }
 
     /// Answers one request; 0 where there is nothing to answer.
@@ -76,7 +109,11 @@ impl Fs {
         let (Ok(reader), Ok(writer)) = (Reader::new(&mem, chain.clone()), Writer::new(&mem, chain)) else {
             return 0;
         };
-        match self.server.handle_message(reader, writer, None::<&mut ()>) {
+        let answer = match &self.engine {
+            Engine::Writable(server) => server.handle_message(reader, writer, None::<&mut ()>),
+            Engine::ReadOnly(server) => server.handle_message(reader, writer, None::<&mut ()>),
+        };
+        match answer {
             Ok(len) => u32::try_from(len).unwrap_or(0),
             Err(e) => {
                 log::debug!("a request of the guest has no answer: {e}");
@@ -104,6 +141,10 @@ impl Device for Fs {
     }
 
     fn queue(&mut self, index: usize, act: &mut Activation) -> Result<()> {
+        if !APART.get() {
+            unshare(CloneFlags::CLONE_FS).map_err(io::Error::from)?;
+            APART.set(true);
+        }
         let Some((queue, mem)) = act.queue(index) else {
             return Ok(());
         };

@@ -264,8 +264,16 @@ impl VhostUserBackendReqHandlerMut for Frontend {
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> WireResult<()> {
         let base = u16::try_from(base).map_err(|_| WireError::InvalidParam)?;
+        // A ring that has run starts from nothing again: it is another driver's, after a reset or a reboot of the guest.
+        let anew = base == 0 && self.vring(index)?.ring.next_avail() != 0;
+        if anew {
+            self.halt();
+            if let Core::Idle(device) = &mut self.core {
+                device.reset();
+            }
+        }
         self.vring(index)?.ring.set_next_avail(base);
-        Ok(())
+        if anew { self.settle() } else { Ok(()) }
     }
 
     fn get_vring_base(&mut self, index: u32) -> WireResult<VhostUserVringState> {

@@ -52,14 +52,19 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Offers every available chain to `serve`, then interrupts the guest once if the driver asked for it. Errors: the ring itself
-    /// is broken (outside of memory, an index that runs away).
+    /// Offers available chains to `serve`, then interrupts the guest once if the driver asked for it. A driver that adds chains as
+    /// fast as they are served gets one ring of them at a time: the rest is as if kicked again, so that others have their turn.
+    /// Errors: the ring itself is broken (outside of memory, an index that runs away).
     pub fn drain(&mut self, mem: &Memory, mut serve: impl FnMut(Chain) -> Served) -> Result<()> {
         let mut used = false;
         let mut wanted = true;
+        let mut turn = self.ring.size();
         while wanted {
             self.ring.disable_notification(&*mem.memory())?;
-            while let Some(chain) = self.ring.pop_descriptor_chain(mem.memory()) {
+            while turn > 0
+                && let Some(chain) = self.ring.pop_descriptor_chain(mem.memory())
+            {
+                turn -= 1;
                 let head = chain.head_index();
                 match serve(chain) {
                     Served::Used(len) => {
@@ -75,6 +80,10 @@ impl Queue {
             }
             // The driver may have added a chain before it saw that notifications are on again.
             if !self.ring.enable_notification(&*mem.memory())? {
+                break;
+            }
+            if turn == 0 {
+                self.kick.write(1)?;
                 break;
             }
         }

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use super::packet::{Header, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 
@@ -37,6 +38,8 @@ pub enum Fate {
 pub struct Connection {
     pub stream: UnixStream,
     pub phase: Phase,
+    /// When the guest's driver took our question; before, it may not even be loaded.
+    pub asked: Option<Instant>,
     /// Guest's buffer, and how much of what we sent it has taken (both wrap).
     guest_alloc: u32,
     guest_taken: u32,
@@ -61,6 +64,7 @@ impl Connection {
         Connection {
             stream,
             phase,
+            asked: None,
             guest_alloc: 0,
             guest_taken: 0,
             sent: 0,

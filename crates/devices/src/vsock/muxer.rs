@@ -9,8 +9,10 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::timerfd::TimerFd;
 
 use super::Dial;
 use super::connection::{BUFFER, Connection, Fate, Phase};
@@ -27,6 +29,10 @@ const ASKING: usize = 256;
 const CONTROL: usize = 4096;
 /// Longest line `CONNECT <port>`.
 const MAX_LINE: usize = 32;
+/// A guest whose driver has been asked for a connection answers by then, or never will.
+const ANSWER: Duration = Duration::from_secs(30);
+/// How often that is looked at while an answer is awaited.
+const TICK: Duration = Duration::from_secs(5);
 /// Ports of the host's side start here.
 const FIRST_PORT: u32 = 1 << 30;
 
@@ -45,6 +51,7 @@ pub struct Muxer {
     listener: UnixListener,
     dial: Dial,
     epoll: Epoll,
+    timer: TimerFd,
     asking: HashMap<RawFd, Asking>,
     connections: HashMap<Key, Connection>,
     keys: HashMap<RawFd, Key>,
@@ -76,12 +83,15 @@ impl Muxer {
     pub fn new(cid: u32, listener: UnixListener, dial: Dial) -> io::Result<Muxer> {
         listener.set_nonblocking(true)?;
         let epoll = Epoll::new()?;
+        let timer = TimerFd::new()?;
         watch(&epoll, ControlOperation::Add, listener.as_raw_fd(), EventSet::IN)?;
+        watch(&epoll, ControlOperation::Add, timer.as_raw_fd(), EventSet::IN)?;
         Ok(Muxer {
             cid: u64::from(cid),
             listener,
             dial,
             epoll,
+            timer,
             asking: HashMap::new(),
             connections: HashMap::new(),
             keys: HashMap::new(),
@@ -103,12 +113,21 @@ impl Muxer {
         &mut self.payload[..len]
     }
 
-    /// The driver has started anew: nobody in the guest knows of our connections.
+    /// The driver has started anew: nobody in the guest knows of our connections. Those that it has not heard of yet go on waiting.
     pub fn reset(&mut self) {
-        for key in self.connections.keys().copied().collect::<Vec<_>>() {
+        let known = |connection: &Connection| connection.phase == Phase::Up || connection.asked.is_some();
+        let known: Vec<Key> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| known(c))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in known {
             self.forget(key);
         }
-        self.control.clear();
+        let connections = &self.connections;
+        self.control
+            .retain(|(key, op, _)| *op == OP_REQUEST && connections.contains_key(key));
         self.readable.clear();
         self.queued.clear();
     }
@@ -120,7 +139,7 @@ impl Muxer {
             self.forget(key);
         }
         if header.op != OP_RST {
-            self.say(key, OP_RST, 0);
+            let _ = self.say(key, OP_RST, 0);
         }
     }
 
@@ -151,7 +170,7 @@ impl Muxer {
             OP_SHUTDOWN => connection.shutdown(header.flags),
             OP_CREDIT_UPDATE => Fate::Lives,
             OP_CREDIT_REQUEST => {
-                self.say(key, OP_CREDIT_UPDATE, 0);
+                let _ = self.say(key, OP_CREDIT_UPDATE, 0);
                 Fate::Lives
             }
             OP_RST => {
@@ -171,9 +190,13 @@ impl Muxer {
         let Ok(stream) = stream else { return self.refuse(header) };
         let mut connection = Connection::new(stream, Phase::Up);
         connection.credit(header);
-        if self.admit(key, connection).is_ok() {
-            self.say(key, OP_RESPONSE, 0);
+        if self.admit(key, connection).is_err() {
+            return self.refuse(header);
+        }
+        if self.say(key, OP_RESPONSE, 0) {
             self.settle(key, Fate::Lives);
+        } else {
+            self.forget(key);
         }
     }
 
@@ -185,6 +208,8 @@ impl Muxer {
             let fd = RawFd::try_from(event.data()).unwrap_or(-1);
             if fd == self.listener.as_raw_fd() {
                 self.accept();
+            } else if fd == self.timer.as_raw_fd() {
+                self.tick();
             } else if self.asking.contains_key(&fd) {
                 self.hear(fd);
             } else if let Some(key) = self.keys.get(&fd).copied() {
@@ -229,8 +254,30 @@ impl Muxer {
             return;
         };
         let key = (self.free_port(port), port);
-        if self.admit(key, Connection::new(asking.stream, Phase::Asked)).is_ok() {
-            self.say(key, OP_REQUEST, 0);
+        if self.admit(key, Connection::new(asking.stream, Phase::Asked)).is_ok() && !self.say(key, OP_REQUEST, 0) {
+            self.forget(key);
+        }
+    }
+
+    /// Sends host programs away whose question the guest has not answered.
+    fn tick(&mut self) {
+        let _ = self.timer.wait();
+        let late = |c: &Connection| c.phase == Phase::Asked && c.asked.is_some_and(|asked| asked.elapsed() >= ANSWER);
+        let late: Vec<Key> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| late(c))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in late {
+            self.settle(key, Fate::Over);
+        }
+        if !self
+            .connections
+            .values()
+            .any(|c| c.phase == Phase::Asked && c.asked.is_some())
+        {
+            let _ = self.timer.clear();
         }
     }
 
@@ -259,7 +306,9 @@ impl Muxer {
         };
         connection.gone |= events.intersects(EventSet::ERROR | EventSet::HANG_UP);
         connection.ready |= connection.gone || events.contains(EventSet::IN);
-        let fate = if events.contains(EventSet::OUT) {
+        let fate = if connection.gone && connection.phase == Phase::Asked {
+            Fate::Over
+        } else if events.contains(EventSet::OUT) {
             connection.flush()
         } else {
             Fate::Lives
@@ -271,7 +320,8 @@ impl Muxer {
     fn settle(&mut self, key: Key, fate: Fate) {
         if fate == Fate::Over {
             self.forget(key);
-            return self.say(key, OP_RST, 0);
+            let _ = self.say(key, OP_RST, 0);
+            return;
         }
         let Some(connection) = self.connections.get_mut(&key) else {
             return;
@@ -279,9 +329,9 @@ impl Muxer {
         if connection.readable() && self.queued.insert(key) {
             self.readable.push_back(key);
         }
-        if connection.owes_credit() {
+        if connection.owes_credit() && self.control.len() < CONTROL {
             connection.tell();
-            self.say(key, OP_CREDIT_UPDATE, 0);
+            let _ = self.say(key, OP_CREDIT_UPDATE, 0);
         }
     }
 
@@ -293,15 +343,30 @@ impl Muxer {
         }
     }
 
-    fn say(&mut self, key: Key, op: u16, flags: u32) {
-        if self.control.len() < CONTROL {
+    /// False when too many packets wait. A guest that takes none cannot keep host programs from asking.
+    fn say(&mut self, key: Key, op: u16, flags: u32) -> bool {
+        let most = if op == OP_REQUEST { 2 * CONTROL } else { CONTROL };
+        let room = self.control.len() < most;
+        if room {
             self.control.push_back((key, op, flags));
         }
+        room
+    }
+
+    /// A data packet waits, and no other.
+    pub fn wants_room(&self) -> bool {
+        self.control.is_empty() && !self.readable.is_empty()
     }
 
     /// The next packet for the guest, with at most `room` bytes of payload.
     pub fn next_packet(&mut self, room: usize) -> Option<(Header, &[u8])> {
         if let Some((key, op, flags)) = self.control.pop_front() {
+            if op == OP_REQUEST
+                && let Some(connection) = self.connections.get_mut(&key)
+            {
+                connection.asked = Some(Instant::now());
+                let _ = self.timer.reset(TICK, Some(TICK));
+            }
             return Some((self.header(key, op, flags, 0), &[]));
         }
         while let Some(key) = self.readable.pop_front() {

@@ -121,6 +121,9 @@ pub fn fill(chain: Chain, muxer: &mut Muxer) -> Served {
     let Some(room) = writer.available_bytes().checked_sub(LENGTH) else {
         return Served::Used(0);
     };
+    if room == 0 && muxer.wants_room() {
+        return Served::Used(0);
+    }
     let Some((header, payload)) = muxer.next_packet(room.min(MAX_PAYLOAD)) else {
         return Served::Back;
     };

@@ -7,21 +7,29 @@
 //! It ends when the hypervisor hangs up, and dies with the monitor.
 
 mod jail;
+mod seccomp;
 mod sys;
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::mpsc;
 use std::thread;
 
 use base::{Context, Error, Kind, Result};
-use devices::fs::Fs;
+use devices::fs::{Fs, Share};
 use devices::process::Arguments;
 use devices::vsock::{Dial, Vsock};
 use log::LevelFilter;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+
+/// Descriptors that the guest's files leave to us: sockets of the vsock device above all.
+const RESERVE: u64 = 4096;
+/// Bytes of a control thread's stack; what it has not touched costs nothing.
+const STACK: usize = 256 << 10;
 
 /// `args` as [`Arguments::words`] writes them.
 pub fn main(args: &[OsString]) -> ExitCode {
@@ -52,25 +60,49 @@ fn serve(arguments: &Arguments) -> Result<()> {
         listener(arguments.vsock)?,
         listener(arguments.hybrid)?,
     );
-    jail::raise_descriptor_limit()?;
-    // Guest programs dial relative to the working directory, which stays the sandbox's when the root changes.
-    std::env::set_current_dir(&arguments.dir).attempt(|| format!("enter {}", arguments.dir.display()))?;
+    jail::follow_parent()?;
+    sys::spare_memory();
+    let limit = jail::raise_descriptor_limit()?;
     let descriptors = File::open("/proc/self/fd").attempt(|| "open /proc/self/fd".into())?;
-    jail::enter(&arguments.share)?;
-    let mounts = jail::mount_table(&descriptors)?;
+    jail::enter(&arguments.share, &arguments.dir)?;
+    let files = Fs::new(Share {
+        root: Path::new("/"),
+        tag: &arguments.tag,
+        mounts: jail::mount_table(&descriptors)?,
+        descriptors,
+        most_files: limit.saturating_sub(RESERVE),
+        read_only: false,
+    });
+    let files = files.attempt(|| "share the directory".into())?;
     let name = arguments.name.clone();
-    let dial: Dial = Box::new(move |port| UnixStream::connect(format!("{name}_{port}")));
-    let files =
-        Fs::new(Path::new("/"), &arguments.tag, descriptors, mounts).attempt(|| "share the directory".into())?;
+    let dial: Dial = Box::new(move |port| dial(&format!("{name}_{port}")));
     let sockets = Vsock::new(arguments.cid, hybrid, dial).attempt(|| "make the vsock device".into())?;
     jail::drop_privileges()?;
-    let vsock = thread::Builder::new()
-        .name("vsock-control".into())
-        .spawn(move || vhost_user::accept("vsock", &vsock, Box::new(sockets)))
-        .attempt(|| "start the vsock device's thread".into())?;
-    let served = vhost_user::accept("fs", &fs, Box::new(files));
-    let other = vsock
-        .join()
-        .unwrap_or_else(|_| Err(Error::new(Kind::Bug, "the vsock device's thread panicked")));
-    served.and(other)
+    seccomp::confine()?;
+    let (report, ended) = mpsc::channel();
+    let other = report.clone();
+    spawn("vsock-control", move || {
+        // The receiver is gone when the process ends.
+        let _ = other.send(vhost_user::accept("vsock", &vsock, Box::new(sockets)));
+    })?;
+    spawn("fs-control", move || {
+        let _ = report.send(vhost_user::accept("fs", &fs, Box::new(files)));
+    })?;
+    // One device without the other is of no use: whichever the hypervisor lets go of first.
+    ended
+        .recv()
+        .unwrap_or_else(|_| Err(Error::new(Kind::Bug, "the threads of both devices panicked")))
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    let thread = thread::Builder::new().name(name.into()).stack_size(STACK).spawn(work);
+    thread.map(drop).attempt(|| format!("start thread {name}"))
+}
+
+/// Reaches a listener of the sandbox's directory, where we are. Errors: also when it is too busy to take one more at once.
+fn dial(name: &str) -> std::io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(name)?)?;
+    Ok(UnixStream::from(socket))
 }
