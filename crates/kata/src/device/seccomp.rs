@@ -133,7 +133,7 @@ const FILES: &[c_long] = &[
 const ARGUMENTS: &[(c_long, u8, u64)] = &[
     (SYS_socket, 0, AF_UNIX as u64),   // dialling for the guest
     (SYS_unshare, 0, CLONE_FS as u64), // a working directory of the thread's own
-    (SYS_ioctl, 1, FIONBIO as u64),    // sockets that do not block
+    (SYS_ioctl, 1, FIONBIO),           // sockets that do not block
 ];
 
 fn filter() -> std::result::Result<BpfProgram, Box<dyn std::error::Error + Send + Sync>> {
