@@ -17,7 +17,7 @@ use virtio::{Activation, Chain, Device, Result};
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 use virtiofsd::descriptor_utils::{Reader, Writer};
 use virtiofsd::passthrough::read_only::PassthroughFsRo;
-use virtiofsd::passthrough::{CachePolicy, Config, PassthroughFs};
+use virtiofsd::passthrough::{CachePolicy, Config, InodeFileHandlesMode, PassthroughFs};
 use virtiofsd::server::Server;
 
 /// High-priority requests (forget, interrupt), then one queue for the others.
@@ -45,6 +45,9 @@ pub struct Share<'a> {
     pub mounts: File,
     /// Descriptors that the guest can make us hold.
     pub most_files: u64,
+    /// Know files by handle, not by descriptor, where their file system can: any number of them, but it takes
+    /// `CAP_DAC_READ_SEARCH`, with which a process can open any file of that file system.
+    pub handles: bool,
     /// The guest can change nothing.
     pub read_only: bool,
 }
@@ -93,6 +96,11 @@ impl Fs {
             proc_sfd_rawfd: Some(share.descriptors),
             proc_mountinfo_rawfd: Some(share.mounts),
             guest_fd_limit: share.most_files,
+            inode_file_handles: if share.handles {
+                InodeFileHandlesMode::Prefer
+            } else {
+                InodeFileHandlesMode::Never
+            },
             ..Config::default()
         };
         let engine = if share.read_only {
@@ -150,5 +158,160 @@ impl Device for Fs {
         };
         let fs = &*self;
         queue.drain(mem, |chain| Served::Used(fs.answer(chain)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use virtio::{Bitmap, Call, Memory, Queue};
+    use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+    use virtio_queue::{Queue as Ring, QueueT};
+    use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
+    use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+    use super::*;
+
+    const REQUESTS: usize = 1;
+    const REQUEST: u64 = 0x4000;
+    const ANSWER: u64 = 0x8000;
+    const LOOKUP: u32 = 1;
+    const MKDIR: u32 = 9;
+    const INIT: u32 = 26;
+    const ROOT: u64 = 1;
+
+    /// A guest that sends one request at a time.
+    struct Guest {
+        device: Fs,
+        act: Activation,
+        count: u16,
+    }
+
+    impl Guest {
+        fn new(root: &Path, read_only: bool) -> Guest {
+            let device = Fs::new(Share {
+                root,
+                tag: "kata",
+                descriptors: File::open("/proc/self/fd").unwrap(),
+                mounts: File::open("/proc/self/mountinfo").unwrap(),
+                most_files: 100,
+                handles: false,
+                read_only,
+            });
+            let memory = GuestMemoryMmap::<Bitmap>::from_ranges(&[(GuestAddress(0), 0x20000)]).unwrap();
+            let mut ring = Ring::new(16).unwrap();
+            ring.try_set_desc_table_address(GuestAddress(0)).unwrap();
+            ring.try_set_avail_ring_address(GuestAddress(0x1000)).unwrap();
+            ring.try_set_used_ring_address(GuestAddress(0x2000)).unwrap();
+            ring.set_ready(true);
+            let kick = EventFd::new(EFD_NONBLOCK).unwrap();
+            let queue = Queue {
+                ring,
+                kick,
+                call: Call::default(),
+            };
+            let mut guest = Guest {
+                device: device.unwrap(),
+                act: Activation {
+                    mem: Memory::new(memory),
+                    features: 0,
+                    queues: vec![None, Some(queue)],
+                },
+                count: 0,
+            };
+            let body = [7_u32, 36, 1 << 20, (1 << 30) - 1].map(u32::to_le_bytes).concat();
+            assert_eq!(guest.ask(INIT, 0, &body, true), Some(0));
+            guest
+        }
+
+        fn put(&self, at: u64, bytes: &[u8]) {
+            self.act.mem.memory().write_slice(bytes, GuestAddress(at)).unwrap();
+        }
+
+        fn describe(&self, index: u64, address: u64, len: u32, flags: u32, next: u16) {
+            let flags = u16::try_from(flags).unwrap();
+            let fields = [
+                &address.to_le_bytes()[..],
+                &len.to_le_bytes(),
+                &flags.to_le_bytes(),
+                &next.to_le_bytes(),
+            ];
+            self.put(index * 16, &fields.concat());
+        }
+
+        /// The error number of the answer, if there is one.
+        fn ask(&mut self, opcode: u32, node: u64, body: &[u8], writable: bool) -> Option<i32> {
+            let len = u32::try_from(40 + body.len()).unwrap();
+            let mut message = [len.to_le_bytes(), opcode.to_le_bytes()].concat();
+            message.extend(7_u64.to_le_bytes());
+            message.extend(node.to_le_bytes());
+            message.extend([0; 16]);
+            message.extend(body);
+            self.put(REQUEST, &message);
+            let flags = if writable { VRING_DESC_F_NEXT } else { 0 };
+            self.describe(0, REQUEST, len, flags, 1);
+            self.describe(1, ANSWER, 0x1000, VRING_DESC_F_WRITE, 0);
+            self.put(0x1004 + 2 * u64::from(self.count % 16), &0_u16.to_le_bytes());
+            let slot = 0x2004 + 8 * u64::from(self.count % 16);
+            self.count += 1;
+            self.put(0x1002, &self.count.to_le_bytes());
+            self.device.queue(REQUESTS, &mut self.act).unwrap();
+            let mem = self.act.mem.memory();
+            assert_eq!(
+                mem.read_obj::<u16>(GuestAddress(0x2002)).unwrap(),
+                self.count,
+                "every chain comes back"
+            );
+            let written: u32 = mem.read_obj(GuestAddress(slot + 4)).unwrap();
+            (written > 0).then(|| -mem.read_obj::<i32>(GuestAddress(ANSWER + 4)).unwrap())
+        }
+    }
+
+    #[test]
+    fn names_cannot_leave_the_share() {
+        let dir = tempfile::tempdir().unwrap();
+        let share = dir.path().join("share");
+        std::fs::create_dir(&share).unwrap();
+        std::fs::write(dir.path().join("secret"), "").unwrap();
+        symlink("../secret", share.join("link")).unwrap();
+        let mut guest = Guest::new(&share, false);
+        for name in [
+            &b"../secret\0"[..],
+            b"x/../../secret\0",
+            b"/etc/passwd\0",
+            b"link/../../secret\0",
+        ] {
+            let answer = guest.ask(LOOKUP, ROOT, name, true);
+            assert!(answer.is_some_and(|e| e > 0), "{}: {answer:?}", name.escape_ascii());
+        }
+        assert_eq!(
+            guest.ask(LOOKUP, ROOT, b"link\0", true),
+            Some(0),
+            "the link itself is there, for the guest to follow"
+        );
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_answered_ends_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut guest = Guest::new(dir.path(), false);
+        assert_eq!(guest.ask(LOOKUP, ROOT, b"f\0", false), None);
+        assert_ne!(guest.ask(LOOKUP, ROOT, b"no end", true), Some(0));
+        assert_eq!(guest.ask(9999, ROOT, b"", true), Some(libc::ENOSYS));
+        assert_eq!(guest.ask(LOOKUP, ROOT, b"f\0", true), Some(libc::ENOENT));
+    }
+
+    #[test]
+    fn a_read_only_share_takes_no_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let body = [&0o755_u32.to_le_bytes()[..], &0_u32.to_le_bytes(), b"d\0"].concat();
+        assert_eq!(
+            Guest::new(dir.path(), true).ask(MKDIR, ROOT, &body, true),
+            Some(libc::EROFS)
+        );
+        assert!(!dir.path().join("d").exists());
+        assert_eq!(Guest::new(dir.path(), false).ask(MKDIR, ROOT, &body, true), Some(0));
+        assert!(dir.path().join("d").exists());
     }
 }

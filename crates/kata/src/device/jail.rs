@@ -18,17 +18,16 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::getppid;
 
 /// The file server acts for every user of the guest. Each with its reason:
-const KEPT: [Cap; 10] = [
-    Cap::CHOWN,           // chown(2) of the guest's root
-    Cap::DAC_OVERRIDE,    // files of any owner
-    Cap::DAC_READ_SEARCH, // opening by file handle
-    Cap::FOWNER,          // chmod and utimes of files that others own
-    Cap::FSETID,          // keeping set-group-id where the guest's root may
-    Cap::MKNOD,           // device nodes; they mean nothing on the host's side of the share
-    Cap::SETFCAP,         // file capabilities
-    Cap::SETGID,          // creating with the group of the guest's user
-    Cap::SETUID,          // creating with that user
-    Cap::SYS_ADMIN,       // trusted.* attributes (overlay whiteouts inside containers)
+const KEPT: [Cap; 9] = [
+    Cap::CHOWN,        // chown(2) of the guest's root
+    Cap::DAC_OVERRIDE, // files of any owner
+    Cap::FOWNER,       // chmod and utimes of files that others own
+    Cap::FSETID,       // keeping set-group-id where the guest's root may
+    Cap::MKNOD,        // device nodes; they mean nothing on the host's side of the share
+    Cap::SETFCAP,      // file capabilities
+    Cap::SETGID,       // creating with the group of the guest's user
+    Cap::SETUID,       // creating with that user
+    Cap::SYS_ADMIN,    // trusted.* attributes (overlay whiteouts inside containers)
 ];
 
 /// A file server holds a descriptor for each file that the guest knows: as many as the host allows. How many that is.
@@ -92,11 +91,14 @@ pub fn mount_table(descriptors: &File) -> Result<File> {
     Ok(File::from(file))
 }
 
-/// Keeps [`KEPT`], for good.
-pub fn drop_privileges() -> Result<()> {
+/// Keeps [`KEPT`], for good; and what opens files by `handles`, if they are used.
+pub fn drop_privileges(handles: bool) -> Result<()> {
     let what = || "drop privileges".to_owned();
     let mut kept = CapSet::empty();
     kept.extend(KEPT);
+    if handles {
+        kept.add(Cap::DAC_READ_SEARCH);
+    }
     for cap in Cap::iter().filter(|cap| !kept.has(*cap)) {
         match capctl::bounding::drop(cap) {
             Err(e) if e.code() != libc::EINVAL => return Err(e).context(Kind::Denied, what),

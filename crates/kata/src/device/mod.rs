@@ -28,6 +28,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 
 /// Descriptors that the guest's files leave to us: sockets of the vsock device above all.
 const RESERVE: u64 = 4096;
+/// With so many descriptors, files need not be known by handle, which takes a strong privilege.
+const ENOUGH: u64 = 256 << 10;
 /// Bytes of a control thread's stack; what it has not touched costs nothing.
 const STACK: usize = 256 << 10;
 
@@ -63,6 +65,7 @@ fn serve(arguments: &Arguments) -> Result<()> {
     jail::follow_parent()?;
     sys::spare_memory();
     let limit = jail::raise_descriptor_limit()?;
+    let handles = limit < ENOUGH;
     let descriptors = File::open("/proc/self/fd").attempt(|| "open /proc/self/fd".into())?;
     jail::enter(&arguments.share, &arguments.dir)?;
     let files = Fs::new(Share {
@@ -71,13 +74,14 @@ fn serve(arguments: &Arguments) -> Result<()> {
         mounts: jail::mount_table(&descriptors)?,
         descriptors,
         most_files: limit.saturating_sub(RESERVE),
+        handles,
         read_only: false,
     });
     let files = files.attempt(|| "share the directory".into())?;
     let name = arguments.name.clone();
     let dial: Dial = Box::new(move |port| dial(&format!("{name}_{port}")));
     let sockets = Vsock::new(arguments.cid, hybrid, dial).attempt(|| "make the vsock device".into())?;
-    jail::drop_privileges()?;
+    jail::drop_privileges(handles)?;
     seccomp::confine()?;
     let (report, ended) = mpsc::channel();
     let other = report.clone();
