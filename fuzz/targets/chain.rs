@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::net::UnixListener;
 
 use devices::vsock::Vsock;
-use fuzz::{guest, put};
+use fuzz::{guest, put, take};
 use virtio::Device;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
@@ -17,8 +17,11 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let dial = Box::new(|_| Err(io::ErrorKind::ConnectionRefused.into()));
     let mut device = Vsock::new(3, listener, dial).expect("make the device");
     let mut act = guest(2);
-    // All of both rings, then buffers.
-    put(&act, 0, bytes);
+    // The available part of both rings, their descriptors, then buffers.
+    let mut data = bytes;
+    for (at, len) in [(0x4000, 38), (0x1000, 38), (0x3000, 256), (0, 256), (0x6000, usize::MAX)] {
+        put(&act, at, take(&mut data, len));
+    }
     for _ in 0..4 {
         for index in [1, 0] {
             if device.queue(index, &mut act).is_err() {

@@ -59,8 +59,10 @@ impl Queue {
         let mut used = false;
         let mut wanted = true;
         let mut turn = self.ring.size();
+        let mut fruitless = 0;
         while wanted {
             self.ring.disable_notification(&*mem.memory())?;
+            let before = turn;
             while turn > 0
                 && let Some(chain) = self.ring.pop_descriptor_chain(mem.memory())
             {
@@ -85,6 +87,11 @@ impl Queue {
             if turn == 0 {
                 self.kick.write(1)?;
                 break;
+            }
+            // Chains are said to be there, and none can be taken: the index has run away.
+            fruitless = if turn == before { fruitless + 1 } else { 0 };
+            if fruitless > 1 {
+                return Err(virtio_queue::Error::InvalidAvailRingIndex.into());
             }
         }
         if used && self.ring.needs_notification(&*mem.memory())? {

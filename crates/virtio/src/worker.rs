@@ -128,3 +128,128 @@ fn source(device: &dyn Device, act: &Activation, token: u64) -> RawFd {
         .and_then(Option::as_ref)
         .map_or(-1, |queue| queue.kick.as_raw_fd())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use virtio_queue::{Queue as Ring, QueueT};
+    use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
+
+    use super::*;
+    use crate::queue::Served;
+    use crate::{Bitmap, Call, Memory, Queue};
+
+    const AVAILABLE: u64 = 0x1000;
+    const USED: u64 = 0x2000;
+
+    /// Reports the chains that it gets; the one with head 5 it does not want.
+    struct Reporter(Sender<u16>);
+
+    impl Device for Reporter {
+        fn kind(&self) -> u32 {
+            0
+        }
+        fn queue_sizes(&self) -> &[u16] {
+            &[8]
+        }
+        fn features(&self) -> u64 {
+            0
+        }
+        fn config(&self) -> &[u8] {
+            &[]
+        }
+        fn queue(&mut self, index: usize, act: &mut Activation) -> Result<()> {
+            let Some((queue, mem)) = act.queue(index) else {
+                return Ok(());
+            };
+            queue.drain(mem, |chain| {
+                self.0.send(chain.head_index()).unwrap();
+                if chain.head_index() == 5 {
+                    Served::Back
+                } else {
+                    Served::Used(3)
+                }
+            })
+        }
+    }
+
+    struct Driver {
+        mem: Memory,
+        kick: EventFd,
+        interrupt: EventFd,
+        worker: Worker,
+        seen: Receiver<u16>,
+    }
+
+    fn driver() -> Driver {
+        let memory = GuestMemoryMmap::<Bitmap>::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
+        let mem = Memory::new(memory);
+        let mut ring = Ring::new(8).unwrap();
+        ring.try_set_avail_ring_address(GuestAddress(AVAILABLE)).unwrap();
+        ring.try_set_used_ring_address(GuestAddress(USED)).unwrap();
+        ring.set_ready(true);
+        let (kick, interrupt) = (EventFd::new(EFD_NONBLOCK).unwrap(), EventFd::new(0).unwrap());
+        let call = Call::default();
+        call.set(Some(interrupt.try_clone().unwrap()));
+        let queue = Queue {
+            ring,
+            kick: kick.try_clone().unwrap(),
+            call,
+        };
+        let act = Activation {
+            mem: mem.clone(),
+            features: 0,
+            queues: vec![Some(queue)],
+        };
+        let (send, seen) = channel();
+        Driver {
+            worker: Worker::spawn("test", Box::new(Reporter(send)), act).unwrap(),
+            mem,
+            kick,
+            interrupt,
+            seen,
+        }
+    }
+
+    impl Driver {
+        fn offer(&self, heads: &[u16], index: u16) {
+            let mem = self.mem.memory();
+            for (n, head) in (0..).zip(heads) {
+                mem.write_obj(*head, GuestAddress(AVAILABLE + 4 + 2 * n)).unwrap();
+            }
+            mem.write_obj(index, GuestAddress(AVAILABLE + 2)).unwrap();
+            self.kick.write(1).unwrap();
+        }
+
+        fn used(&self) -> u16 {
+            self.mem.memory().read_obj(GuestAddress(USED + 2)).unwrap()
+        }
+    }
+
+    #[test]
+    fn chains_are_served_interrupted_and_remembered() {
+        let driver = driver();
+        driver.offer(&[2, 4, 5], 3);
+        let seen: Vec<u16> = (0..3).map(|_| driver.seen.recv().unwrap()).collect();
+        assert_eq!(seen, [2, 4, 5]);
+        assert_eq!(driver.interrupt.read().unwrap(), 1, "one interrupt for both");
+        assert_eq!(driver.used(), 2);
+        let (_, act) = driver.worker.stop().unwrap();
+        let queue = act.queues[0].as_ref().unwrap();
+        assert_eq!(queue.ring.next_avail(), 2, "what was put back comes again");
+    }
+
+    #[test]
+    fn a_broken_ring_stops_the_device_and_not_the_process() {
+        let driver = driver();
+        // More chains than the ring has entries; a head outside of it.
+        driver.offer(&[1000], 60_000);
+        // A device that has stopped stays so, however often it is kicked.
+        for _ in 0..100 {
+            driver.kick.write(1).unwrap();
+        }
+        let (device, _) = driver.worker.stop().expect("its thread did not panic");
+        assert_eq!(device.kind(), 0);
+    }
+}
