@@ -109,7 +109,7 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
 
 /// A running machine. Dropping it kills the process and waits for its end.
 #[async_trait]
-pub trait Machine: Send + std::fmt::Debug {
+pub trait Machine: Send + Sync + std::fmt::Debug {
     /// The hypervisor's process; readable when it has ended.
     fn process(&self) -> &Pidfd;
     /// Opens a stream to a port of the guest. Waits until somebody listens there or the guest refuses.

@@ -95,6 +95,42 @@ pub fn spawn(command: &mut Command, keep: &[BorrowedFd<'_>], identity: Option<Id
     })
 }
 
+/// A child that is killed and reaped with its owner.
+#[derive(Debug)]
+pub struct Owned {
+    child: Child,
+    pidfd: Pidfd,
+}
+
+impl Owned {
+    /// Takes a child over; it has not been reaped.
+    pub fn of(mut child: Child) -> Result<Owned> {
+        let pid = i32::try_from(child.id()).context(Kind::Bug, || "read a pid".into());
+        match pid.and_then(Pidfd::open) {
+            Ok(pidfd) => Ok(Owned { child, pidfd }),
+            Err(e) => {
+                // Both fail only for a child that was reaped already.
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(e)
+            }
+        }
+    }
+
+    /// Readable when the child has ended.
+    pub fn pidfd(&self) -> &Pidfd {
+        &self.pidfd
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let Err(e) = self.child.kill().and_then(|()| self.child.wait().map(drop)) {
+            log::warn!("end process {}: {e}", self.pidfd.pid());
+        }
+    }
+}
+
 /// How `process`, a child of ours, ended; `None` while it runs. It stays to be reaped.
 pub fn ending(process: &Pidfd) -> Option<String> {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;

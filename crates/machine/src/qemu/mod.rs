@@ -13,7 +13,7 @@ pub mod qmp;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,7 +22,7 @@ use base::{Context, Error, Kind, Result};
 use serde_json::json;
 use tokio::net::UnixStream;
 
-use crate::process::{self, Identity};
+use crate::process::{self, Identity, Owned};
 use crate::tail::Tail;
 use crate::{Backend, Caps, Machine, MachineSpec, SavedMachine, hybrid, kvm, tsc};
 use boot::Boot;
@@ -135,36 +135,6 @@ struct Running {
     hybrid: PathBuf,
 }
 
-/// A child that is killed and reaped with its owner.
-#[derive(Debug)]
-struct Owned {
-    child: Child,
-    pidfd: Pidfd,
-}
-
-impl Owned {
-    fn of(mut child: Child) -> Result<Owned> {
-        let pid = i32::try_from(child.id()).context(Kind::Bug, || "read a pid".into());
-        match pid.and_then(Pidfd::open) {
-            Ok(pidfd) => Ok(Owned { child, pidfd }),
-            Err(e) => {
-                // Both fail only for a child that was reaped already.
-                let _ = child.kill();
-                let _ = child.wait();
-                Err(e)
-            }
-        }
-    }
-}
-
-impl Drop for Owned {
-    fn drop(&mut self) {
-        if let Err(e) = self.child.kill().and_then(|()| self.child.wait().map(drop)) {
-            log::warn!("end process {}: {e}", self.pidfd.pid());
-        }
-    }
-}
-
 impl Running {
     fn start(backend: Qemu, binary: &Path, spec: &MachineSpec, dir: &Path) -> Result<Started> {
         if spec.vcpus == 0 || spec.memory_mib == 0 {
@@ -214,7 +184,7 @@ impl Running {
         keep.extend(shares.iter().map(AsFd::as_fd));
         let process = Owned::of(process::spawn(&mut command, &keep, backend.identity())?)?;
 
-        let start_time = process::start_time(process.pidfd.pid())?;
+        let start_time = process::start_time(process.pidfd().pid())?;
         qmp.set_nonblocking(true)
             .attempt(|| "unblock the control channel".into())?;
         Ok(Started {
@@ -245,8 +215,8 @@ impl Started {
             Err(e) => {
                 let what = || format!("start {}", binary.display());
                 // It closes the channel on its way out.
-                if e.kind() == Kind::Gone && self.process.pidfd.wait(Some(LAST_WORDS))? {
-                    let why = last_words(&self.process.pidfd, &self.stderr).unwrap_or_default();
+                if e.kind() == Kind::Gone && self.process.pidfd().wait(Some(LAST_WORDS))? {
+                    let why = last_words(self.process.pidfd(), &self.stderr).unwrap_or_default();
                     return Err(Error::new(Kind::Gone, what()).because(why));
                 }
                 Err(e).attempt(what)
@@ -271,7 +241,7 @@ fn last_words(process: &Pidfd, stderr: &Tail) -> Option<String> {
 #[async_trait]
 impl Machine for Running {
     fn process(&self) -> &Pidfd {
-        &self.process.pidfd
+        self.process.pidfd()
     }
 
     async fn dial(&self, port: u32) -> Result<UnixStream> {
@@ -284,7 +254,7 @@ impl Machine for Running {
     }
 
     async fn kill(&mut self) -> Result<()> {
-        self.process.pidfd.kill()
+        self.process.pidfd().kill()
     }
 
     fn console(&self) -> String {
@@ -292,13 +262,13 @@ impl Machine for Running {
     }
 
     fn cause(&self) -> Option<String> {
-        last_words(&self.process.pidfd, &self.stderr)
+        last_words(self.process.pidfd(), &self.stderr)
     }
 
     fn save(&self) -> SavedMachine {
         SavedMachine {
             backend: self.backend.name().into(),
-            pid: self.process.pidfd.pid(),
+            pid: self.process.pidfd().pid(),
             start_time: self.start_time,
         }
     }
