@@ -1,1 +1,25 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
+//! The heart of a monitor: one sandbox (a machine) with its containers and their processes, from the first mount to the last
+//! unmount. All front ends reach it through the two services in [`service`].
+//!
+//! It names no backend and parses no byte of the guest but answers of its agent. One thread: nothing here forks or blocks for long.
+
+mod container;
+mod device;
+mod guest;
+mod keeper;
+mod process;
+mod sandbox;
+pub mod saved;
+pub mod service;
+pub mod share;
+mod size;
+mod span;
+mod stats;
+mod sys;
+
+pub use keeper::Blueprint;
+pub use sandbox::Sandbox;
+pub use share::Share;
+pub use span::Spans;

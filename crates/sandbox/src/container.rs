@@ -1,0 +1,65 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! One container of a sandbox: its processes and what is mounted for it on the host.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use base::{Error, Kind, Result};
+
+use crate::process::{Process, Stage};
+use crate::share::Placed;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Container {
+    /// Absolute.
+    pub bundle: PathBuf,
+    /// By exec id; the empty one is the init.
+    pub processes: BTreeMap<String, Process>,
+    /// Its processes are frozen.
+    pub paused: bool,
+    /// How many of its processes the guest's kernel has killed for want of memory.
+    pub oom_kills: u64,
+    /// Unmounted on drop. None while it is being made.
+    pub placed: Option<Placed>,
+}
+
+impl Container {
+    /// One whose init is being made.
+    pub fn new(bundle: PathBuf, init: Process) -> Container {
+        Container {
+            bundle,
+            processes: BTreeMap::from([(String::new(), init)]),
+            paused: false,
+            oom_kills: 0,
+            placed: None,
+        }
+    }
+
+    /// Its init has ended.
+    pub fn ended(&self) -> bool {
+        self.processes.get("").is_none_or(|init| init.exit().is_some())
+    }
+
+    /// Nobody on the host carries a process of it any more.
+    pub fn deserted(&self) -> bool {
+        self.processes.values().all(|process| process.carrier.is_none())
+    }
+
+    /// One of its processes. Errors: `NotFound`.
+    pub fn process(&mut self, id: &str, exec_id: &str) -> Result<&mut Process> {
+        self.processes.get_mut(exec_id).ok_or_else(|| match exec_id {
+            "" => Error::new(Kind::NotFound, format!("container {id} has no process")),
+            _ => Error::new(Kind::NotFound, format!("container {id} has no process {exec_id}")),
+        })
+    }
+
+    /// Errors: `State` unless its init runs.
+    pub fn running(&self, id: &str) -> Result<()> {
+        match self.processes.get("").map(|init| &init.stage) {
+            Some(Stage::Running) => Ok(()),
+            _ => Err(Error::new(Kind::State, format!("container {id} is not running"))),
+        }
+    }
+}

@@ -1,0 +1,206 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! The agent of a guest, as typed calls with deadlines. Errors keep the kind and the words that the agent gave.
+
+use std::fs::File;
+use std::io::Read;
+use std::time::{Duration, SystemTime};
+
+use api::agent::{
+    Attachment, ContainerRequest, CreateContainerRequest, Event, ExecProcessRequest, HelloRequest, HelloResponse,
+    ListProcessesResponse, NextEventRequest, RemoveContainerRequest, RemoveProcessRequest, ResizePtyRequest,
+    ShutdownRequest, SignalProcessRequest, StartContainerRequest, StatsContainerResponse, Stdio,
+    UpdateContainerRequest, WaitProcessRequest, WaitProcessResponse,
+};
+use api::agent_ttrpc::AgentClient;
+use base::{Context, Result};
+use tokio::net::UnixStream;
+use ttrpc::r#async::Client;
+use ttrpc::r#async::transport::Socket;
+use ttrpc::context::{self, Context as Call};
+
+/// How long a call may take that the guest answers at once; emulated guests on a busy host are slow.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Bytes of randomness for a fresh guest: more than its pool has.
+const ENTROPY: usize = 64;
+
+/// See the module. A clone is the same connection.
+#[derive(Clone)]
+pub struct Guest {
+    agent: AgentClient,
+}
+
+impl std::fmt::Debug for Guest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guest").finish_non_exhaustive()
+    }
+}
+
+fn soon() -> Call {
+    context::with_duration(PATIENCE)
+}
+
+/// Without a deadline.
+fn whenever() -> Call {
+    context::with_timeout(0)
+}
+
+fn said<T>(answer: ttrpc::Result<T>) -> Result<T> {
+    answer.map_err(|e| api::kind::error("guest", e))
+}
+
+impl Guest {
+    /// Speaks to the agent at the other end of `stream` for the first time: gives it the time and randomness.
+    pub async fn greet(stream: UnixStream) -> Result<(Guest, HelloResponse)> {
+        let agent = AgentClient::new(Client::new(Socket::new(stream)));
+        let mut entropy = vec![0; ENTROPY];
+        let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut entropy));
+        read.attempt(|| "read /dev/urandom".into())?;
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let request = HelloRequest {
+            host_version: env!("CARGO_PKG_VERSION").to_owned(),
+            wall_clock_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+            entropy,
+            ..HelloRequest::default()
+        };
+        let answer = said(agent.hello(soon(), &request).await)?;
+        Ok((Guest { agent }, answer))
+    }
+
+    /// The container's init is made and waits.
+    pub async fn create(&self, id: &str, spec: &[u8], attachments: Vec<Attachment>, stdio: Stdio) -> Result<()> {
+        let request = CreateContainerRequest {
+            id: id.to_owned(),
+            spec: spec.to_owned(),
+            attachments,
+            stdio: Some(stdio).into(),
+            ..CreateContainerRequest::default()
+        };
+        said(self.agent.create_container(soon(), &request).await).map(drop)
+    }
+
+    /// The container's init executes its program.
+    pub async fn start(&self, id: &str) -> Result<()> {
+        let request = StartContainerRequest {
+            id: id.to_owned(),
+            ..StartContainerRequest::default()
+        };
+        said(self.agent.start_container(soon(), &request).await).map(drop)
+    }
+
+    /// Everything of the container goes.
+    pub async fn remove(&self, id: &str) -> Result<()> {
+        let request = RemoveContainerRequest {
+            id: id.to_owned(),
+            force: true,
+            ..RemoveContainerRequest::default()
+        };
+        said(self.agent.remove_container(soon(), &request).await).map(drop)
+    }
+
+    /// A further process runs.
+    pub async fn exec(&self, id: &str, exec_id: &str, process: Vec<u8>, stdio: Stdio) -> Result<()> {
+        let request = ExecProcessRequest {
+            id: id.to_owned(),
+            exec_id: exec_id.to_owned(),
+            process,
+            stdio: Some(stdio).into(),
+            ..ExecProcessRequest::default()
+        };
+        said(self.agent.exec_process(soon(), &request).await).map(drop)
+    }
+
+    /// Forgets a process that has ended.
+    pub async fn forget(&self, id: &str, exec_id: &str) -> Result<()> {
+        let request = RemoveProcessRequest {
+            id: id.to_owned(),
+            exec_id: exec_id.to_owned(),
+            ..RemoveProcessRequest::default()
+        };
+        said(self.agent.remove_process(soon(), &request).await).map(drop)
+    }
+
+    /// To one process, or with `all` to every process of the container.
+    pub async fn signal(&self, id: &str, exec_id: &str, signal: u32, all: bool) -> Result<()> {
+        let request = SignalProcessRequest {
+            id: id.to_owned(),
+            exec_id: exec_id.to_owned(),
+            signal,
+            all,
+            ..SignalProcessRequest::default()
+        };
+        said(self.agent.signal_process(soon(), &request).await).map(drop)
+    }
+
+    /// Answers when the process has ended.
+    pub async fn wait(&self, id: &str, exec_id: &str) -> Result<WaitProcessResponse> {
+        let request = WaitProcessRequest {
+            id: id.to_owned(),
+            exec_id: exec_id.to_owned(),
+            ..WaitProcessRequest::default()
+        };
+        said(self.agent.wait_process(whenever(), &request).await)
+    }
+
+    /// Sets a terminal's size, in characters.
+    pub async fn resize(&self, id: &str, exec_id: &str, width: u32, height: u32) -> Result<()> {
+        let request = ResizePtyRequest {
+            id: id.to_owned(),
+            exec_id: exec_id.to_owned(),
+            width,
+            height,
+            ..ResizePtyRequest::default()
+        };
+        said(self.agent.resize_pty(soon(), &request).await).map(drop)
+    }
+
+    /// The container's processes.
+    pub async fn processes(&self, id: &str) -> Result<ListProcessesResponse> {
+        said(self.agent.list_processes(soon(), &container(id)).await)
+    }
+
+    /// Changes limits: `linux.resources` as JSON.
+    pub async fn update(&self, id: &str, resources: Vec<u8>) -> Result<()> {
+        let request = UpdateContainerRequest {
+            id: id.to_owned(),
+            resources,
+            ..UpdateContainerRequest::default()
+        };
+        said(self.agent.update_container(soon(), &request).await).map(drop)
+    }
+
+    /// Freezes the container's processes, or thaws them.
+    pub async fn freeze(&self, id: &str, frozen: bool) -> Result<()> {
+        let done = if frozen {
+            self.agent.pause_container(soon(), &container(id)).await
+        } else {
+            self.agent.resume_container(soon(), &container(id)).await
+        };
+        said(done).map(drop)
+    }
+
+    /// The container's counters.
+    pub async fn stats(&self, id: &str) -> Result<StatsContainerResponse> {
+        said(self.agent.stats_container(soon(), &container(id)).await)
+    }
+
+    /// Answers with the next event of any container.
+    pub async fn event(&self) -> Result<Event> {
+        said(self.agent.next_event(whenever(), &NextEventRequest::new()).await)
+    }
+
+    /// Kills what runs and writes back what is not on the host's disk yet.
+    pub async fn shutdown(&self, patience: Duration) -> Result<()> {
+        let call = context::with_duration(patience);
+        said(self.agent.shutdown(call, &ShutdownRequest::new()).await).map(drop)
+    }
+}
+
+fn container(id: &str) -> ContainerRequest {
+    ContainerRequest {
+        id: id.to_owned(),
+        ..ContainerRequest::default()
+    }
+}

@@ -1,0 +1,723 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! One sandbox: its machine, and the life of its containers.
+//!
+//! ```text
+//! machine     Absent ──create──► Booting ──agent answers──► Up ──last container over | a process ended──► Down
+//! container   Making ──► Created ──start──► Running ──► Ended ──delete──► (gone)
+//! ```
+//!
+//! It does not know the wire ([`crate::service`]) nor how machines are made ([`crate::keeper`]).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use api::agent::{Stdio, event};
+use base::{Context, Error, Kind, Result};
+use machine::SavedMachine;
+use oci::{Bundle, Status};
+use tokio::sync::{Notify, oneshot};
+
+use crate::container::Container;
+use crate::guest::Guest;
+use crate::keeper::{Blueprint, Running, end_of};
+use crate::process::{Exit, Process, Stage};
+use crate::saved::{self, Saved, SavedContainer, SavedProcess};
+use crate::share::{Placed, RootMount, Share};
+use crate::size;
+use crate::span::Spans;
+
+/// How long a guest may take to write back its files at its end.
+const LAST_WRITES: Duration = Duration::from_secs(20);
+/// How long the end of a machine may lag behind the end of its connection.
+const LAG: Duration = Duration::from_secs(2);
+const SIGKILL: u32 = libc::SIGKILL.cast_unsigned();
+
+/// See the module.
+#[derive(Debug)]
+pub struct Sandbox {
+    id: String,
+    dir: PathBuf,
+    share: Share,
+    plan: Blueprint,
+    /// Never held across an await or a call of the system that may wait.
+    state: Mutex<State>,
+    /// Anything in `state` has changed.
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    containers: BTreeMap<String, Container>,
+    spans: Spans,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Absent,
+    Booting,
+    Up(Up),
+    /// Why the machine ended; none when we wanted it to.
+    Down(Option<String>),
+}
+
+#[derive(Debug)]
+struct Up {
+    guest: Guest,
+    machine: SavedMachine,
+    device: Option<SavedProcess>,
+    /// Tells the keeper to end the machine, with the reason if it is to be lost.
+    stop: oneshot::Sender<Option<String>>,
+}
+
+/// What a container is to be made of.
+#[derive(Debug)]
+pub struct Create {
+    /// Its id.
+    pub id: String,
+    /// Its bundle's directory.
+    pub bundle: PathBuf,
+    /// What to mount in place of the bundle's rootfs.
+    pub rootfs: Vec<RootMount>,
+    /// Which streams its init has.
+    pub stdio: Stdio,
+}
+
+/// What the outside may know of a process.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// As for `state`.
+    pub status: Status,
+    /// Host process that stands for it, 0 without one.
+    pub pid: u32,
+    /// The container's.
+    pub bundle: PathBuf,
+    /// It has a terminal.
+    pub terminal: bool,
+    /// Once it has ended.
+    pub exit: Option<Exit>,
+}
+
+impl Sandbox {
+    /// An empty one in `dir`, which exists.
+    pub fn new(id: &str, dir: &Path, share: Share, plan: Blueprint, spans: Spans) -> Result<Arc<Sandbox>> {
+        let sandbox = Sandbox {
+            id: id.to_owned(),
+            dir: dir.to_owned(),
+            share,
+            plan,
+            state: Mutex::new(State {
+                phase: Phase::Absent,
+                containers: BTreeMap::new(),
+                spans,
+            }),
+            changed: Notify::new(),
+        };
+        sandbox.saved().write(&sandbox.dir)?;
+        Ok(Arc::new(sandbox))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change of the state is one step: one that panicked left no half of it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells everybody who waits, and the disk.
+    fn note(&self) {
+        self.changed.notify_waiters();
+        if let Err(e) = self.saved().write(&self.dir) {
+            log::warn!("{}", e.chain());
+        }
+    }
+
+    /// Waits until `look` finds something.
+    async fn until<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> T {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            let found = look(&mut self.state());
+            match found {
+                Some(found) => return found,
+                None => changed.await,
+            }
+        }
+    }
+
+    /// Makes a container; the first one brings the machine up. Errors: nothing of it is left then.
+    pub async fn create(self: &Arc<Self>, create: Create) -> Result<()> {
+        base::id::check(&create.id)?;
+        let bundle = Bundle::open(&create.bundle)?;
+        self.enroll(&create, &bundle)?;
+        let made = self.make(&create, &bundle).await;
+        if let Err(e) = made {
+            self.state().containers.remove(&create.id);
+            self.note();
+            // A connection that broke is no reason: the machine's end is.
+            let down = tokio::time::timeout(LAG, self.down());
+            return Err(match (e.kind(), down.await) {
+                (Kind::Gone, Ok(Some(reason))) => Error::new(Kind::Gone, "the machine ended").because(reason),
+                _ => e,
+            });
+        }
+        Ok(())
+    }
+
+    fn enroll(&self, create: &Create, bundle: &Bundle) -> Result<()> {
+        let mut state = self.state();
+        if state.containers.contains_key(&create.id) {
+            let what = format!("container {} exists already", create.id);
+            return Err(Error::new(Kind::Exists, what));
+        }
+        match &state.phase {
+            Phase::Booting => return Err(Error::new(Kind::State, "the sandbox is being started")),
+            Phase::Down(_) => return Err(Error::new(Kind::Gone, "the machine of the sandbox has ended")),
+            Phase::Absent => state.phase = Phase::Booting,
+            Phase::Up(_) => {}
+        }
+        let init = Process::new(Stage::Making, bundle.terminal(), create.stdio.clone());
+        let container = Container::new(bundle.dir().to_owned(), init);
+        state.containers.insert(create.id.clone(), container);
+        Ok(())
+    }
+
+    async fn make(self: &Arc<Self>, create: &Create, bundle: &Bundle) -> Result<()> {
+        let id = &create.id;
+        let booting = matches!(self.state().phase, Phase::Booting);
+        let place = async {
+            let begin = Instant::now();
+            let placed = self.share.place(id, bundle, &create.rootfs)?;
+            self.state().spans.end("storage", begin);
+            Ok(placed)
+        };
+        let (placed, attachments) = if booting {
+            // The guest boots while its files are put in place.
+            let (up, placed) = tokio::join!(self.boot(bundle), place);
+            up?;
+            placed?
+        } else {
+            place.await?
+        };
+        let guest = self.guest()?;
+        let begin = Instant::now();
+        guest
+            .create(id, bundle.json(), attachments, create.stdio.clone())
+            .await?;
+        self.adopt(id, placed, begin);
+        let (sandbox, id) = (Arc::clone(self), id.clone());
+        tokio::spawn(async move { sandbox.follow(guest, id, String::new()).await });
+        Ok(())
+    }
+
+    fn adopt(&self, id: &str, placed: Placed, begin: Instant) {
+        let mut state = self.state();
+        state.spans.end("container", begin);
+        if let Some(container) = state.containers.get_mut(id) {
+            container.placed = Some(placed);
+            if let Some(init) = container.processes.get_mut("")
+                && init.alive()
+            {
+                init.stage = Stage::Created;
+            }
+        }
+        drop(state);
+        self.note();
+    }
+
+    /// Brings the machine up and leaves it to its keeper.
+    async fn boot(self: &Arc<Self>, bundle: &Bundle) -> Result<()> {
+        let cpus = std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(1));
+        let size = size::of(bundle.resources(), cpus);
+        let mut spans = self.state().spans.clone();
+        let launched = Running::launch(&self.plan, size, &self.dir, self.share.path(), &mut spans).await;
+        let (running, guest) = match launched {
+            Ok(launched) => launched,
+            Err(e) => {
+                self.state().phase = Phase::Down(Some(e.chain()));
+                return Err(e);
+            }
+        };
+        let (machine, device) = running.save();
+        let (stop, stopped) = oneshot::channel();
+        let up = Up {
+            guest: guest.clone(),
+            machine,
+            device,
+            stop,
+        };
+        let mut state = self.state();
+        spans.join(&state.spans);
+        state.spans = spans;
+        state.phase = Phase::Up(up);
+        drop(state);
+        self.note();
+        let sandbox = Arc::clone(self);
+        tokio::spawn(async move { sandbox.events(&guest).await });
+        let sandbox = Arc::clone(self);
+        tokio::spawn(async move { sandbox.keep(running, stopped).await });
+        Ok(())
+    }
+
+    /// Owns the machine until its end.
+    async fn keep(self: Arc<Self>, mut running: Running, stop: oneshot::Receiver<Option<String>>) {
+        let guest = self.guest();
+        let stopped = tokio::select! {
+            reason = running.ended() => Err(reason),
+            stop = stop => Ok(stop.ok().flatten()),
+        };
+        let reason = match stopped {
+            Err(reason) => Some(reason),
+            Ok(Some(lost)) => {
+                let ended = tokio::time::timeout(LAG, running.ended()).await;
+                running.kill().await;
+                Some(ended.unwrap_or(lost))
+            }
+            Ok(None) => {
+                if let Ok(guest) = guest {
+                    tokio::select! {
+                        done = guest.shutdown(LAST_WRITES) => {
+                            if let Err(e) = done {
+                                log::warn!("shut the guest down: {}", e.chain());
+                            }
+                        }
+                        reason = running.ended() => log::debug!("{reason}"),
+                    }
+                }
+                running.kill().await;
+                None
+            }
+        };
+        drop(running);
+        if let Some(reason) = &reason {
+            log::error!("the machine of sandbox {} is lost: {reason}", self.id);
+        }
+        let mut state = self.state();
+        let told = reason.as_deref().unwrap_or("the machine was shut down");
+        for process in state
+            .containers
+            .values_mut()
+            .flat_map(|container| container.processes.values_mut())
+        {
+            if process.alive() {
+                process.end(Exit::lost(told));
+            }
+        }
+        state.phase = Phase::Down(reason);
+        drop(state);
+        self.note();
+    }
+
+    /// Waits for the end of a process and records it.
+    async fn follow(self: Arc<Self>, guest: Guest, id: String, exec_id: String) {
+        match guest.wait(&id, &exec_id).await {
+            Ok(ended) => {
+                let mut state = self.state();
+                let process = state
+                    .containers
+                    .get_mut(&id)
+                    .and_then(|found| found.processes.get_mut(&exec_id));
+                if let Some(process) = process {
+                    process.end(Exit {
+                        status: ended.exit_status,
+                        at_ns: ended.exited_at_ns,
+                        reason: ended.oom_killed.then(|| "killed for want of memory (OOM)".to_owned()),
+                    });
+                }
+                drop(state);
+                self.note();
+                self.stop_if_over();
+            }
+            // The keeper knows better why, if the machine has ended.
+            Err(e) => self.stop(Some(format!("the agent does not answer: {}", e.chain()))),
+        }
+    }
+
+    /// Takes the guest's events until its end.
+    async fn events(self: Arc<Self>, guest: &Guest) {
+        while let Ok(event) = guest.event().await {
+            let Some(event::Kind::Oom(oom)) = event.kind else {
+                continue;
+            };
+            log::warn!(
+                "container {}: {} processes killed for want of memory so far",
+                event.id,
+                oom.count
+            );
+            if let Some(container) = self.state().containers.get_mut(&event.id) {
+                container.oom_kills = oom.count;
+            }
+            self.note();
+        }
+    }
+
+    /// The connection to the agent. Errors: `Gone` with the reason.
+    fn guest(&self) -> Result<Guest> {
+        match &self.state().phase {
+            Phase::Up(up) => Ok(up.guest.clone()),
+            Phase::Absent | Phase::Booting => Err(Error::new(Kind::State, "the sandbox is not up yet")),
+            Phase::Down(None) => Err(Error::new(Kind::Gone, "the machine of the sandbox was shut down")),
+            Phase::Down(Some(reason)) => {
+                Err(Error::new(Kind::Gone, "the machine of the sandbox has ended").because(reason.as_str()))
+            }
+        }
+    }
+
+    /// The guest, and one of its containers looked at first.
+    fn guest_of(&self, id: &str, look: impl FnOnce(&mut Container) -> Result<()>) -> Result<Guest> {
+        look(self.state().container(id)?)?;
+        self.guest()
+    }
+
+    /// Starts the init (no exec id) or a process that [`Sandbox::define`] has made known.
+    pub async fn start(self: &Arc<Self>, id: &str, exec_id: &str) -> Result<()> {
+        if exec_id.is_empty() {
+            let guest = self.guest_of(id, |container| match &container.process(id, "")?.stage {
+                Stage::Created => Ok(()),
+                Stage::Running => Err(Error::new(Kind::State, "cannot start an already running container")),
+                _ => Err(Error::new(Kind::State, "cannot start a container that has stopped")),
+            })?;
+            guest.start(id).await?;
+            self.runs(id, "");
+            return Ok(());
+        }
+        let mut defined = None;
+        let guest = self.guest_of(id, |container| {
+            container.running(id)?;
+            let process = container.process(id, exec_id)?;
+            match std::mem::replace(&mut process.stage, Stage::Making) {
+                Stage::Defined(json) => {
+                    defined = Some((json, process.stdio.clone()));
+                    Ok(())
+                }
+                other => {
+                    process.stage = other;
+                    Err(Error::new(Kind::State, format!("process {exec_id} was started before")))
+                }
+            }
+        })?;
+        let Some((json, stdio)) = defined else {
+            return Err(Error::new(Kind::Bug, "a process without definition"));
+        };
+        if let Err(e) = guest.exec(id, exec_id, json, stdio).await {
+            if let Ok(process) = self
+                .state()
+                .container(id)
+                .and_then(|container| container.process(id, exec_id))
+            {
+                process.end(Exit::lost(e.chain()));
+            }
+            self.note();
+            return Err(e);
+        }
+        self.runs(id, exec_id);
+        let (sandbox, id, exec_id) = (Arc::clone(self), id.to_owned(), exec_id.to_owned());
+        tokio::spawn(async move { sandbox.follow(guest, id, exec_id).await });
+        Ok(())
+    }
+
+    fn runs(&self, id: &str, exec_id: &str) {
+        if let Ok(process) = self
+            .state()
+            .container(id)
+            .and_then(|container| container.process(id, exec_id))
+            && process.alive()
+        {
+            process.stage = Stage::Running;
+        }
+        self.note();
+    }
+
+    /// Makes a further process known, for [`Sandbox::start`].
+    pub fn define(&self, id: &str, exec_id: &str, json: Vec<u8>, terminal: bool, stdio: Stdio) -> Result<()> {
+        base::id::check(exec_id)?;
+        let mut state = self.state();
+        let container = state.container(id)?;
+        container.running(id)?;
+        if container.processes.contains_key(exec_id) {
+            return Err(Error::new(Kind::Exists, format!("process {exec_id} exists already")));
+        }
+        let process = Process::new(Stage::Defined(json), terminal, stdio);
+        container.processes.insert(exec_id.to_owned(), process);
+        Ok(())
+    }
+
+    /// Removes a process that has ended, or with no exec id the container; with the last container the machine goes. Returns
+    /// how it ended.
+    pub async fn delete(&self, id: &str, exec_id: &str) -> Result<Exit> {
+        let exit = {
+            let mut state = self.state();
+            let container = state.container(id)?;
+            let process = container.process(id, exec_id)?;
+            match &process.stage {
+                Stage::Ended(exit) => exit.clone(),
+                Stage::Defined(_) => Exit::lost("it was never started"),
+                _ if exec_id.is_empty() => {
+                    let what = format!("cannot delete container {id} that is not stopped");
+                    return Err(Error::new(Kind::State, what));
+                }
+                _ => return Err(Error::new(Kind::State, format!("process {exec_id} still runs"))),
+            }
+        };
+        if !exec_id.is_empty() {
+            if let Ok(guest) = self.guest()
+                && let Err(e) = guest.forget(id, exec_id).await
+            {
+                log::debug!("{}", e.chain());
+            }
+            if let Ok(container) = self.state().container(id) {
+                container.processes.remove(exec_id);
+            }
+            return Ok(exit);
+        }
+        let last = self.state().containers.len() == 1;
+        if last {
+            self.stop(None);
+            self.down().await;
+        } else if let Ok(guest) = self.guest() {
+            guest.remove(id).await?;
+        }
+        let container = self.state().containers.remove(id);
+        // Unmounts.
+        drop(container);
+        self.note();
+        Ok(exit)
+    }
+
+    /// True once there was a container and there is none any more.
+    pub async fn emptied(&self) {
+        self.until(|state| {
+            let over = matches!(state.phase, Phase::Down(_) | Phase::Up(_)) && state.containers.is_empty();
+            over.then_some(())
+        })
+        .await;
+    }
+
+    /// Waits for the end of a process.
+    pub async fn wait(&self, id: &str, exec_id: &str) -> Result<Exit> {
+        self.until(
+            |state| match state.container(id).and_then(|container| container.process(id, exec_id)) {
+                Ok(process) => process.exit().cloned().map(Ok),
+                Err(e) => Some(Err(e)),
+            },
+        )
+        .await
+    }
+
+    /// Signals a process, or all of a container.
+    pub async fn kill(&self, id: &str, exec_id: &str, signal: u32, all: bool) -> Result<()> {
+        let guest = self.guest_of(id, |container| {
+            if container.process(id, exec_id)?.alive() {
+                Ok(())
+            } else {
+                Err(Error::new(Kind::NotFound, "process already finished"))
+            }
+        })?;
+        guest.signal(id, exec_id, signal, all).await
+    }
+
+    /// Sets the size of a process's terminal.
+    pub async fn resize(&self, id: &str, exec_id: &str, width: u32, height: u32) -> Result<()> {
+        let guest = self.guest_of(id, |container| container.process(id, exec_id).map(drop))?;
+        guest.resize(id, exec_id, width, height).await
+    }
+
+    /// Freezes a container, or thaws it.
+    pub async fn freeze(&self, id: &str, frozen: bool) -> Result<()> {
+        let guest = self.guest_of(id, |_| Ok(()))?;
+        guest.freeze(id, frozen).await?;
+        if let Ok(container) = self.state().container(id) {
+            container.paused = frozen;
+        }
+        self.note();
+        Ok(())
+    }
+
+    /// Changes limits: `linux.resources` as JSON.
+    pub async fn update(&self, id: &str, resources: Vec<u8>) -> Result<()> {
+        self.guest_of(id, |_| Ok(()))?.update(id, resources).await
+    }
+
+    /// The container's processes, by the guest's pids.
+    pub async fn processes(&self, id: &str) -> Result<Vec<api::agent::Process>> {
+        let guest = self.guest_of(id, |_| Ok(()))?;
+        guest.processes(id).await.map(|answer| answer.processes)
+    }
+
+    /// The container's counters.
+    pub async fn stats(&self, id: &str) -> Result<api::agent::StatsContainerResponse> {
+        self.guest_of(id, |_| Ok(()))?.stats(id).await
+    }
+
+    /// What the outside may know of a process.
+    pub fn view(&self, id: &str, exec_id: &str) -> Result<View> {
+        let mut state = self.state();
+        let container = state.container(id)?;
+        let (bundle, paused) = (container.bundle.clone(), container.paused);
+        let process = container.process(id, exec_id)?;
+        let status = match &process.stage {
+            Stage::Defined(_) | Stage::Created => Status::Created,
+            Stage::Making => Status::Creating,
+            Stage::Ended(_) => Status::Stopped,
+            Stage::Running if paused => Status::Paused,
+            Stage::Running => Status::Running,
+        };
+        Ok(View {
+            status,
+            pid: process.carrier.unwrap_or(0),
+            bundle,
+            terminal: process.terminal,
+            exit: process.exit().cloned(),
+        })
+    }
+
+    /// Ties a process to the host process `pid`: it is killed when that one ends first.
+    pub fn attach(self: &Arc<Self>, id: &str, exec_id: &str, pid: u32) -> Result<()> {
+        let number = i32::try_from(pid).context(Kind::Invalid, || format!("process {pid}"))?;
+        let held = base::pidfd::Pidfd::open(number)?;
+        let mut state = self.state();
+        let process = state.container(id)?.process(id, exec_id)?;
+        if process.carrier.is_some() {
+            return Err(Error::new(Kind::Exists, format!("container {id} has a shim already")));
+        }
+        process.carrier = Some(pid);
+        drop(state);
+        let (sandbox, id, exec_id) = (Arc::clone(self), id.to_owned(), exec_id.to_owned());
+        tokio::spawn(async move {
+            end_of(&held).await;
+            sandbox.detached(&id, &exec_id, pid).await;
+        });
+        Ok(())
+    }
+
+    /// The host process that carried a process has ended.
+    async fn detached(&self, id: &str, exec_id: &str, pid: u32) {
+        let orphan = match self
+            .state()
+            .container(id)
+            .and_then(|container| container.process(id, exec_id))
+        {
+            Ok(process) if process.carrier == Some(pid) => {
+                process.carrier = None;
+                let alive = process.alive();
+                if alive {
+                    process.doom = Some(format!("its shim, process {pid}, has ended"));
+                }
+                alive
+            }
+            _ => return,
+        };
+        if orphan {
+            log::warn!("the shim of {id} {exec_id} has ended: its process is killed");
+            if let Ok(guest) = self.guest()
+                && let Err(e) = guest.signal(id, exec_id, SIGKILL, false).await
+            {
+                log::warn!("{}", e.chain());
+            }
+        }
+        self.stop_if_over();
+    }
+
+    /// Ends the machine when nothing runs in it and nobody reads from it.
+    fn stop_if_over(&self) {
+        let over = {
+            let state = self.state();
+            let mut all = state.containers.values();
+            !state.containers.is_empty() && all.all(|container| container.ended() && container.deserted())
+        };
+        if over {
+            self.stop(None);
+        }
+    }
+
+    /// Ends the machine, for good or because of a failure; returns at once.
+    fn stop(&self, lost: Option<String>) {
+        let mut state = self.state();
+        match std::mem::replace(&mut state.phase, Phase::Absent) {
+            Phase::Up(Up {
+                guest,
+                machine,
+                device,
+                stop,
+            }) => {
+                // Whoever needs the guest meanwhile still has it; the keeper says when it is down.
+                let (used, _) = oneshot::channel();
+                let _ = stop.send(lost);
+                state.phase = Phase::Up(Up {
+                    guest,
+                    machine,
+                    device,
+                    stop: used,
+                });
+            }
+            Phase::Absent => state.phase = Phase::Down(None),
+            other => state.phase = other,
+        }
+        drop(state);
+        self.note();
+    }
+
+    /// Waits until the machine has ended; the reason, if we did not want it.
+    async fn down(&self) -> Option<String> {
+        self.until(|state| match &state.phase {
+            Phase::Down(reason) => Some(reason.clone()),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Ends everything, in order; for a monitor that is told to go.
+    pub async fn close(&self) {
+        if matches!(self.state().phase, Phase::Booting) {
+            return;
+        }
+        self.stop(None);
+        self.down().await;
+    }
+
+    /// For the disk, and for `Inspect`.
+    pub fn saved(&self) -> Saved {
+        let state = self.state();
+        let (phase, up, reason) = match &state.phase {
+            Phase::Absent | Phase::Booting => ("starting", None, None),
+            Phase::Up(up) => ("up", Some(up), None),
+            Phase::Down(reason) => ("down", None, reason.clone()),
+        };
+        let containers = state.containers.iter().map(|(id, container)| {
+            let init = container.processes.get("");
+            let status = match init.map(|init| &init.stage) {
+                Some(Stage::Created) => Status::Created,
+                Some(Stage::Running) if container.paused => Status::Paused,
+                Some(Stage::Running) => Status::Running,
+                Some(Stage::Making) => Status::Creating,
+                _ => Status::Stopped,
+            };
+            let saved = SavedContainer {
+                bundle: container.bundle.display().to_string(),
+                status: status.to_string(),
+                exit: init.and_then(Process::exit).cloned(),
+                oom_kills: container.oom_kills,
+            };
+            (id.clone(), saved)
+        });
+        Saved {
+            id: self.id.clone(),
+            phase: phase.to_owned(),
+            machine: up.map(|up| saved::Machine(up.machine.clone())),
+            device: up.and_then(|up| up.device.clone()),
+            reason,
+            containers: containers.collect(),
+            spans: state.spans.steps().to_vec(),
+        }
+    }
+}
+
+impl State {
+    fn container(&mut self, id: &str) -> Result<&mut Container> {
+        let missing = || Error::new(Kind::NotFound, format!("container {id} does not exist"));
+        self.containers.get_mut(id).ok_or_else(missing)
+    }
+}

@@ -1,0 +1,77 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! How long each step of a start took.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Span {
+    /// What was done.
+    pub name: String,
+    /// From the start of the monitor to the beginning of the step, milliseconds.
+    pub at: f64,
+    /// How long it took, milliseconds.
+    pub ms: f64,
+}
+
+/// The steps so far, in the order of their ends.
+#[derive(Debug, Clone)]
+pub struct Spans {
+    origin: Instant,
+    steps: Vec<Span>,
+}
+
+impl Spans {
+    /// None yet; times count from `origin`.
+    pub fn since(origin: Instant) -> Spans {
+        Spans {
+            origin,
+            steps: Vec::new(),
+        }
+    }
+
+    /// A step that began at `begin` has just ended.
+    pub fn end(&mut self, name: &str, begin: Instant) {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        let step = Span {
+            name: name.to_owned(),
+            at: ms(begin.saturating_duration_since(self.origin)),
+            ms: ms(begin.elapsed()),
+        };
+        log::info!("{name}: {:.1} ms", step.ms);
+        self.steps.push(step);
+    }
+
+    /// Takes over the steps of `others` that are not here yet: both went on from the same ones.
+    pub fn join(&mut self, others: &Spans) {
+        for step in &others.steps {
+            if !self.steps.contains(step) {
+                self.steps.push(step.clone());
+            }
+        }
+    }
+
+    /// All of them.
+    pub fn steps(&self) -> &[Span] {
+        &self.steps
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_keep_the_order_of_their_ends() {
+        let mut spans = Spans::since(Instant::now());
+        let outer = Instant::now();
+        spans.end("inner", Instant::now());
+        spans.end("outer", outer);
+        let names: Vec<&str> = spans.steps().iter().map(|step| step.name.as_str()).collect();
+        assert_eq!(names, ["inner", "outer"]);
+        assert!(spans.steps()[1].ms >= spans.steps()[0].ms && spans.steps()[1].at <= spans.steps()[0].at);
+    }
+}
