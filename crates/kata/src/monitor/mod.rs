@@ -1,12 +1,140 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
-//! placeholder
+//! `kata monitor`: the owner of one sandbox, started by [`crate::runtime::lease`]. One thread, its own mount namespace, no
+//! standard streams. It serves the sandbox's services on `<root>/<id>/monitor.sock` until the last container is deleted.
+//!
+//! ```text
+//! leased ──"release"──► on its own ──last container deleted──► end (the deleter removes the directory)
+//!    └── EOF: the creator has died or failed ──► everything is taken down, the directory too
+//! ```
+
+mod arguments;
+mod door;
+mod plan;
 
 use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base::file::OwnedDir;
+use base::{Context, Kind, Result};
+use oci::Bundle;
+use sandbox::{Sandbox, Share, Spans, service, share};
+use tokio::io::AsyncReadExt;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::shim::refusal;
+use arguments::Arguments;
+use door::Door;
+
+/// How long clients may take to read the last answers.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// `args` without the program's name and the role's word.
 pub fn main(args: &[OsString]) -> ExitCode {
-    let _ = args;
-    ExitCode::FAILURE
+    let origin = Instant::now();
+    let (arguments, lease) = match Arguments::parse(args).and_then(|arguments| {
+        let lease = arguments.lease()?;
+        Ok((arguments, lease))
+    }) {
+        Ok(begun) => begun,
+        Err(e) => {
+            eprintln!("kata monitor: {}", e.chain());
+            return ExitCode::FAILURE;
+        }
+    };
+    let told = lease.try_clone();
+    match arguments
+        .log
+        .start("monitor")
+        .and_then(|()| live(&arguments, lease, origin))
+    {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            // Whoever started us reports it, if we came to nothing; afterwards nobody reads this.
+            let line = format!("error {}\n", refusal(&e).replace('\n', " "));
+            let _ = told.map(|mut lease| lease.write_all(line.as_bytes()));
+            log::debug!("{e:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn live(arguments: &Arguments, lease: UnixStream, origin: Instant) -> Result<()> {
+    let bundle = Bundle::open(&arguments.bundle)?;
+    let plan = plan::of(&bundle)?;
+    let dir = OwnedDir::create(&arguments.root.join(&arguments.id))?;
+    // The engine's terminal and directory are none of ours.
+    nix::unistd::setsid().attempt(|| "start a session".into())?;
+    std::env::set_current_dir("/").attempt(|| "change to /".into())?;
+    share::isolate()?;
+    let share = Share::open(dir.path())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.attempt(|| "start the runtime".into())?;
+    let end = runtime.block_on(async {
+        let door = Door::open(&dir.path().join("monitor.sock"))?;
+        let mut spans = Spans::since(origin);
+        spans.end("monitor", origin);
+        let sandbox = Sandbox::new(&arguments.id, dir.path(), share, plan, spans)?;
+        serve(&sandbox, &door, lease).await
+    });
+    // What the tasks own goes with them: machine, device process, mounts.
+    drop(runtime);
+    match end? {
+        End::Abandoned => drop(dir),
+        End::Deleted | End::Told => {
+            dir.keep();
+        }
+    }
+    Ok(())
+}
+
+enum End {
+    /// The creator did not come to its end.
+    Abandoned,
+    /// The last container was deleted.
+    Deleted,
+    /// We were told to go.
+    Told,
+}
+
+async fn serve(sandbox: &Arc<Sandbox>, door: &Door, mut lease: UnixStream) -> Result<End> {
+    let mut terminate = signal(SignalKind::terminate()).attempt(|| "watch for SIGTERM".into())?;
+    let mut interrupt = signal(SignalKind::interrupt()).attempt(|| "watch for SIGINT".into())?;
+    let mut hangup = signal(SignalKind::hangup()).attempt(|| "watch for SIGHUP".into())?;
+    let mut server = ttrpc::r#async::Server::new()
+        .add_listener(door.listener())
+        .register_service(service::services(sandbox));
+    let started = server.start().await;
+    started.context(Kind::Io, || "serve the sandbox".into())?;
+    lease
+        .write_all(b"ready\n")
+        .context(Kind::Gone, || "tell that we are ready".into())?;
+    lease.set_nonblocking(true).attempt(|| "unblock the lease".into())?;
+    let mut lease = tokio::net::UnixStream::from_std(lease).attempt(|| "watch the lease".into())?;
+    let mut word = Vec::new();
+    let mut released = false;
+    loop {
+        tokio::select! {
+            read = lease.read_buf(&mut word), if !released => match read {
+                Ok(1..) => released = word.ends_with(b"release\n"),
+                _ => return Ok(End::Abandoned),
+            },
+            () = sandbox.emptied(), if released => {
+                // The one who deleted it still reads our answer.
+                let _ = tokio::time::timeout(FAREWELL, door.quiet()).await;
+                return Ok(End::Deleted);
+            }
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {}
+        }
+    }
+    log::warn!("told to end: the machine is shut down");
+    sandbox.close().await;
+    let _ = tokio::time::timeout(FAREWELL, door.quiet()).await;
+    Ok(End::Told)
 }

@@ -2,6 +2,8 @@
 
 //! `delete`: by the monitor while it lives, else what it left is swept up.
 
+use std::path::Path;
+
 use api::task::api::{DeleteRequest, DeleteResponse, Empty, KillRequest, WaitRequest, WaitResponse};
 use base::{Error, Kind, Result, file};
 use oci::{Moment, Status};
@@ -13,7 +15,7 @@ use crate::link::{Link, TASK};
 pub fn delete(globals: &Globals, id: &str, force: bool) -> Result<()> {
     let container = match Container::find(&globals.root, id) {
         // Nothing, or what a creator left that was killed before it was done.
-        Err(e) if e.kind() == Kind::NotFound && force => return file::remove_tree(&globals.root.join(id)),
+        Err(e) if e.kind() == Kind::NotFound && force => return sweep(&globals.root.join(id)),
         other => other?,
     };
     let status = container.status()?;
@@ -32,7 +34,7 @@ pub fn delete(globals: &Globals, id: &str, force: bool) -> Result<()> {
         Ok(mut link) => by_monitor(&mut link, id, status, force)?,
         Err(e) => log::debug!("{}", e.chain()),
     }
-    file::remove_tree(container.dir())?;
+    sweep(container.dir())?;
     (state.status, state.pid) = (Status::Stopped, 0);
     match bundle {
         Ok(bundle) => hook::run_on(&bundle, Moment::Poststop, &state),
@@ -40,6 +42,15 @@ pub fn delete(globals: &Globals, id: &str, force: bool) -> Result<()> {
         Err(e) => log::debug!("{}", e.chain()),
     }
     Ok(())
+}
+
+/// Removes what is left of the sandbox in `dir` once its monitor has ended or has been asked to delete it. Its mounts were the
+/// monitor's alone.
+pub fn sweep(dir: &Path) -> Result<()> {
+    if let Err(e) = sandbox::saved::end_leftovers(dir) {
+        log::warn!("{}", e.chain());
+    }
+    file::remove_tree(dir)
 }
 
 /// Kills what runs and has the monitor take everything down.

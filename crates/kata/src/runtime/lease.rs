@@ -10,30 +10,66 @@
 //! ```
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use base::pidfd::Pidfd;
 use base::{Context, Error, Kind, Result};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use oci::Bundle;
 
+use super::delete;
 use crate::shim::{Log, parse_refusal};
 
 /// See the module.
 #[derive(Debug)]
 pub struct Lease {
     socket: UnixStream,
+    monitor: Child,
+    /// Of the sandbox.
+    dir: PathBuf,
+    held: bool,
 }
+
+/// How long a monitor may take to undo everything.
+const UNDOING: Duration = Duration::from_secs(60);
 
 impl Lease {
     /// The sandbox lives on without us.
     pub fn release(mut self) -> Result<()> {
         self.socket
             .write_all(b"release\n")
-            .context(Kind::Gone, || "release the sandbox to its monitor".into())
+            .context(Kind::Gone, || "release the sandbox to its monitor".into())?;
+        self.held = false;
+        Ok(())
+    }
+
+    /// Has the monitor take everything down, and waits for that.
+    fn give_up(&mut self) -> Result<()> {
+        let _ = self.socket.shutdown(Shutdown::Both);
+        let pid = i32::try_from(self.monitor.id()).context(Kind::Bug, || "read a pid".into())?;
+        if !Pidfd::open(pid)?.wait(Some(UNDOING))? {
+            log::error!("the monitor, process {pid}, does not end: it is killed");
+            let _ = self.monitor.kill();
+        }
+        let _ = self.monitor.wait();
+        // Of a monitor that could not do it itself.
+        delete::sweep(&self.dir)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.held
+            && let Err(e) = self.give_up()
+        {
+            log::warn!("{}", e.chain());
+        }
     }
 }
 
@@ -68,7 +104,12 @@ pub fn spawn(root: &Path, id: &str, bundle: &Bundle, log: &Log) -> Result<Lease>
     let read = BufReader::new(&ours).read_line(&mut line);
     read.attempt(|| "wait for the monitor".into())?;
     match line.trim_end() {
-        "ready" => Ok(Lease { socket: ours }),
+        "ready" => Ok(Lease {
+            socket: ours,
+            monitor: child,
+            dir: root.join(id),
+            held: true,
+        }),
         other => {
             let _ = child.wait();
             let refused = other.strip_prefix("error ").and_then(parse_refusal);

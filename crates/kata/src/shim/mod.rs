@@ -21,7 +21,7 @@ use base::{Context, Error, Result};
 
 use arguments::Arguments;
 pub use carry::{Carry, Stdio};
-pub use launch::{Launch, Log, Shim, parse_refusal};
+pub use launch::{Launch, Log, Shim, parse_refusal, refusal};
 pub use terminal::Size;
 
 /// `args` without the program's name and the role's word; made by [`Launch`].
@@ -41,7 +41,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
         Err(e) => {
             // The launcher reports it.
             if let Some(mut ready) = ready {
-                let _ = ready.write_all(launch::refusal(&e).as_bytes());
+                let _ = ready.write_all(refusal(&e).as_bytes());
             }
             ExitCode::FAILURE
         }

@@ -1,0 +1,91 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! The command line of `kata monitor`, written by [`crate::runtime::lease`] alone.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use base::{Context, Error, Kind, Result};
+
+use crate::shim::{Log, sys};
+
+/// What the monitor is started with.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Arguments {
+    /// Directory of all sandboxes.
+    pub root: PathBuf,
+    /// Of this sandbox.
+    pub id: String,
+    /// Of its first container.
+    pub bundle: PathBuf,
+    lease: i32,
+    /// Where log lines go.
+    pub log: Log,
+}
+
+impl Arguments {
+    /// Reads `--name=value` words. Errors: `Invalid`, naming the word.
+    pub fn parse(args: &[OsString]) -> Result<Arguments> {
+        let invalid = |what: String| Error::new(Kind::Invalid, what);
+        let mut arguments = Arguments {
+            lease: -1,
+            ..Arguments::default()
+        };
+        for word in args {
+            let bytes = word.as_bytes();
+            let at = bytes.iter().position(|byte| *byte == b'=');
+            let at = at.ok_or_else(|| invalid(format!("argument {word:?} is not --name=value")))?;
+            let value = OsStr::from_bytes(&bytes[at + 1..]);
+            let path = || PathBuf::from(OsString::from_vec(value.as_bytes().to_vec()));
+            let text = || value.to_string_lossy().into_owned();
+            match &bytes[..at] {
+                b"--root" => arguments.root = path(),
+                b"--id" => arguments.id = text(),
+                b"--bundle" => arguments.bundle = path(),
+                b"--lease-fd" => arguments.lease = text().parse().attempt(|| format!("read argument {word:?}"))?,
+                b"--log" => arguments.log.file = Some(path()),
+                b"--log-format" => arguments.log.json = text() == "json",
+                b"--debug" => arguments.log.debug = true,
+                _ => return Err(invalid(format!("unknown argument {word:?}"))),
+            }
+        }
+        if arguments.lease < 3 || arguments.id.is_empty() {
+            return Err(invalid("`kata monitor` is started by the runtime alone".into()));
+        }
+        Ok(arguments)
+    }
+
+    /// Takes over the socket to whoever started us.
+    pub fn lease(&self) -> Result<UnixStream> {
+        let fd = sys::inherited(self.lease).attempt(|| format!("take descriptor {}", self.lease))?;
+        Ok(UnixStream::from(fd))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_read_and_nonsense_is_refused() {
+        let words = [
+            "--root=/r",
+            "--id=a=b",
+            "--bundle=/b",
+            "--lease-fd=4",
+            "--log=/l",
+            "--debug=true",
+        ];
+        let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+        let arguments = Arguments::parse(&words).unwrap();
+        assert_eq!(
+            (arguments.id.as_str(), arguments.lease, arguments.log.debug),
+            ("a=b", 4, true)
+        );
+        for bad in ["--root", "--lease-fd=x", "--lease-fd=1", "--what=1"] {
+            assert!(Arguments::parse(&[bad.into()]).is_err(), "{bad}");
+        }
+    }
+}
