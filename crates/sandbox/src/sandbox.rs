@@ -158,11 +158,12 @@ impl Sandbox {
             self.state().containers.remove(&create.id);
             self.note();
             // A connection that broke is no reason: the machine's end is.
-            let down = tokio::time::timeout(LAG, self.down());
-            return Err(match (e.kind(), down.await) {
-                (Kind::Gone, Ok(Some(reason))) => Error::new(Kind::Gone, "the machine ended").because(reason),
-                _ => e,
-            });
+            if e.kind() == Kind::Gone
+                && let Ok(Some(reason)) = tokio::time::timeout(LAG, self.down()).await
+            {
+                return Err(Error::new(Kind::Gone, "the machine ended").because(reason));
+            }
+            return Err(e);
         }
         Ok(())
     }
@@ -721,3 +722,7 @@ impl State {
         self.containers.get_mut(id).ok_or_else(missing)
     }
 }
+
+#[cfg(test)]
+#[path = "sandbox_test.rs"]
+mod tests;
