@@ -3,6 +3,7 @@
 //! A container of the guest, as the agent holds it.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use base::pidfd::Pidfd;
@@ -42,7 +43,8 @@ pub struct Create {
 /// A container: its cgroup, and its init process until it is reaped by the agent.
 ///
 /// All calls may block for milliseconds (disk, kernel), none waits for a process of the container, but
-/// [`Container::remove`]. Dropping it kills what is in it.
+/// [`Container::remove`]. None excludes another: one that hangs (an exec in a frozen container) does not keep a kill
+/// from going through. Dropping it kills what is in it.
 #[derive(Debug)]
 pub struct Container {
     id: String,
@@ -50,7 +52,7 @@ pub struct Container {
     cgroup: Cgroup,
     init: i32,
     /// The init before [`Container::start`].
-    waiting: Option<Waiting>,
+    waiting: Mutex<Option<Waiting>>,
 }
 
 impl Container {
@@ -89,7 +91,7 @@ impl Container {
             spec,
             cgroup,
             init: process.pid,
-            waiting: Some(waiting),
+            waiting: Mutex::new(Some(waiting)),
         };
         Ok((container, process))
     }
@@ -105,14 +107,19 @@ impl Container {
     }
 
     /// Executes the user's program. Errors: `State` the second time; `NotFound` and `Denied` for the program.
-    pub fn start(&mut self) -> Result<()> {
-        match self.waiting.take() {
+    pub fn start(&self) -> Result<()> {
+        let waiting = self.take();
+        match waiting {
             Some(init) => init.go(),
             None => Err(Error::new(
                 Kind::State,
                 format!("container {} was started before", self.id),
             )),
         }
+    }
+
+    fn take(&self) -> Option<Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Starts a further process: in all the container's namespaces and its cgroup, under its seccomp filter,
@@ -181,7 +188,7 @@ impl Container {
     }
 
     /// Changes limits; absent members stay as they are.
-    pub fn update(&mut self, resources: &oci::LinuxResources) -> Result<()> {
+    pub fn update(&self, resources: &oci::LinuxResources) -> Result<()> {
         self.cgroup.apply(resources)
     }
 
@@ -208,8 +215,8 @@ impl Container {
     /// Kills what is left, waits for it, and removes the cgroup; its mounts go with its last process. The
     /// agent must be reaping meanwhile. Errors: `Timeout` when a process cannot be killed (it sleeps in the
     /// kernel); calling again tries again.
-    pub fn remove(&mut self) -> Result<()> {
-        self.waiting = None;
+    pub fn remove(&self) -> Result<()> {
+        drop(self.take());
         self.cgroup.remove(Duration::from_secs(10))
     }
 }
@@ -233,9 +240,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_container_can_move_to_another_thread() {
+    fn a_container_can_be_used_from_any_thread() {
         fn send<T: Send>() {}
+        fn share<T: Sync>() {}
         send::<Container>();
+        share::<Container>();
         send::<Create>();
         send::<Process>();
     }

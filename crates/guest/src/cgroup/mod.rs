@@ -11,6 +11,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use base::{Context, Error, Kind, Result};
@@ -28,8 +30,8 @@ const CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "io", "memory", "pids", "hugetl
 pub struct Cgroup {
     path: PathBuf,
     /// The device program that is attached.
-    devices: Option<OwnedFd>,
-    removed: bool,
+    devices: Mutex<Option<OwnedFd>>,
+    removed: AtomicBool,
 }
 
 impl Cgroup {
@@ -46,10 +48,10 @@ impl Cgroup {
                 other => other.attempt(|| format!("make cgroup {}", path.display()))?,
             }
         }
-        let mut cgroup = Cgroup {
+        let cgroup = Cgroup {
             path,
-            devices: None,
-            removed: false,
+            devices: Mutex::new(None),
+            removed: AtomicBool::new(false),
         };
         let none = oci::LinuxResources::default();
         let resources = resources.unwrap_or(&none);
@@ -66,7 +68,7 @@ impl Cgroup {
     }
 
     /// Sets the limits that are given.
-    pub fn apply(&mut self, resources: &oci::LinuxResources) -> Result<()> {
+    pub fn apply(&self, resources: &oci::LinuxResources) -> Result<()> {
         for setting in settings(resources, &|file| fs::read_to_string(self.path.join(file)).ok())? {
             setting.write(&self.path)?;
         }
@@ -76,11 +78,12 @@ impl Cgroup {
         }
     }
 
-    fn confine(&mut self, rules: &[oci::LinuxDeviceCgroup]) -> Result<()> {
+    fn confine(&self, rules: &[oci::LinuxDeviceCgroup]) -> Result<()> {
         let program = devices::load(&devices::compile(rules)?)?;
         let dir = fs::File::open(&self.path).attempt(|| format!("open {}", self.path.display()))?;
-        devices::attach(dir.as_fd(), &program, self.devices.as_ref())?;
-        self.devices = Some(program);
+        let mut attached = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        devices::attach(dir.as_fd(), &program, attached.as_ref())?;
+        *attached = Some(program);
         Ok(())
     }
 
@@ -137,9 +140,9 @@ impl Cgroup {
     }
 
     /// Kills what is in it, waits for that, removes it and what is below; again is fine.
-    pub fn remove(&mut self, limit: Duration) -> Result<()> {
-        if self.removed || !self.path.exists() {
-            self.removed = true;
+    pub fn remove(&self, limit: Duration) -> Result<()> {
+        if self.removed.load(Ordering::Relaxed) || !self.path.exists() {
+            self.removed.store(true, Ordering::Relaxed);
             return Ok(());
         }
         self.kill()?;
@@ -157,7 +160,7 @@ impl Cgroup {
                 other => other.attempt(|| format!("remove cgroup {}", group.display()))?,
             }
         }
-        self.removed = true;
+        self.removed.store(true, Ordering::Relaxed);
         Ok(())
     }
 
