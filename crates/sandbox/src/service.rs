@@ -28,10 +28,17 @@ use crate::sandbox::{Create, Sandbox};
 use crate::share::RootMount;
 use crate::stats;
 
+/// The Task service's names: containerd 1 asks for v2, containerd 2 for v3; the calls are the same.
+const TASK: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
+
 /// Both services, for a ttrpc server.
 pub fn services(sandbox: &Arc<Sandbox>) -> HashMap<String, Service> {
     let service = Arc::new(Wire(Arc::clone(sandbox)));
-    let mut services = create_task(Arc::clone(&service) as Arc<dyn Task + Send + Sync>);
+    let mut services = HashMap::new();
+    for name in TASK {
+        let task = create_task(Arc::clone(&service) as Arc<dyn Task + Send + Sync>);
+        services.extend(task.into_values().map(|service| (name.to_owned(), service)));
+    }
     services.extend(api::monitor_ttrpc::create_monitor(service));
     services
 }

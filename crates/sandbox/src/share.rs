@@ -278,6 +278,8 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         match umount2(&self.path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            // Whoever deleted the sandbox may have removed the directory, which lets go of the mount.
+            Err(nix::Error::ENOENT) => {}
             // Never what is below a mount that stays.
             Err(e) => log::warn!("unmount {}: {e}", self.path.display()),
             Ok(()) => remove(&self.path, self.directory),
