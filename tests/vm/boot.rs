@@ -40,9 +40,9 @@ pub fn cases() -> Vec<Trial> {
             assert!(!outcome.stderr.trim().is_empty());
         }),
         ours("boot::missing_module", |w| {
-            // Same length, so that the archive stays whole: the module's file has another name.
+            // Same length, so that the archive stays whole: the module's file, whose name ends with NUL there, has another one.
             let mut archive = fs::read(image().join("initramfs.cpio")).expect("the guest image's initramfs");
-            let name = b"virtiofs.ko";
+            let name = b"virtiofs.ko\0";
             let at: Vec<usize> = (0..archive.len() - name.len())
                 .filter(|&at| &archive[at..at + name.len()] == name)
                 .collect();

@@ -31,7 +31,7 @@ pub fn cases() -> Vec<Trial> {
             let mut bundle = w.bundle("c", "true");
             bundle.set(
                 "/linux/namespaces",
-                json!([{"type": "mount"}, {"type": "pid", "path": "/proc/1/ns/pid"}]),
+                json!([{"type": "mount"}, {"type": "uts"}, {"type": "pid", "path": "/proc/1/ns/pid"}]),
             );
             w.run_with("c", &bundle, b"").refuses(&["pid", "namespace"]);
         }),

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use api::monitor::{AttachRequest, AttachResponse};
+use api::monitor::{AttachRequest, AttachResponse, InspectRequest, InspectResponse};
 use api::stream::Hello;
 use api::task::api::{
     DeleteRequest, DeleteResponse, KillRequest, ResizePtyRequest, StartRequest, StartResponse, WaitRequest,
@@ -15,6 +15,7 @@ use api::task::api::{
 use base::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use sandbox::saved::Saved;
 
 use super::flow::Flow;
 use super::signals::Signals;
@@ -218,6 +219,10 @@ impl Running {
         }
         if !self.exec_id.is_empty() {
             forget(&mut self.link, &self.id, &self.exec_id);
+        } else if self.code == Some(LOST)
+            && let Some(reason) = self.reason()
+        {
+            log::error!("container {} is lost: {reason}", self.id);
         }
         self.code.unwrap_or(LOST)
     }
@@ -296,6 +301,13 @@ impl Running {
             }
             Err(e) => self.lost(&e),
         }
+    }
+
+    /// Why the init ended, when that was not its own doing.
+    fn reason(&mut self) -> Option<String> {
+        let answer = self.link.call::<InspectResponse>(MONITOR, "Inspect", &InspectRequest::new());
+        let saved: Saved = serde_json::from_slice(&answer.ok()?.json).ok()?;
+        saved.containers.get(&self.id)?.exit.as_ref()?.reason.clone()
     }
 
     fn lost(&mut self, error: &Error) {
