@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eo pipefail -c
 .NOTPARALLEL:
-.PHONY: build run test bench install lint unit vm fuzz clean setup guest deny
+.PHONY: build run test bench install lint unit vm fuzz clean setup guest deny torture
 
 PREFIX ?= /usr/local
 OUT := $(or $(CARGO_TARGET_DIR),target)
@@ -47,8 +47,13 @@ deny:
 unit:
 	$(CARGO) test --workspace --exclude vm-tests --locked -- --show-output 2>&1 | tee $(OUT)/unit.log
 
+# What applications do to files, as a program that runs in a guest: static, as the agent.
+torture: build
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked -p devices --example posix_torture --target $(TRIPLE)
+	install -D -m 755 $(OUT)/$(TRIPLE)/release/examples/posix_torture $(BIN)/examples/posix_torture
+
 # Real virtual machines: needs root.
-vm: guest
+vm: guest torture
 	KATA_BIN_DIR=$(abspath $(BIN)) $(CARGO) test --locked -p vm-tests --test vm 2>&1 | tee $(OUT)/vm.log
 
 fuzz:

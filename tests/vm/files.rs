@@ -16,7 +16,7 @@ pub fn cases() -> Vec<Trial> {
             }
             let mut bundle = w.bundle(
                 "c",
-                "ls -f /many | wc -l; ls -l /many | tail -1 | awk '{print $NF}'; rm -r /many/f9*; ls -f /many | wc -l",
+                "ls -1 /many | wc -l; ls -l /many | tail -1 | awk '{print $NF}'; rm -r /many/f9*; ls -1 /many | wc -l",
             );
             bundle.mount("/many", "bind", source.to_str().expect("UTF-8"), &["rbind"]);
             let seen = w.run_with("c", &bundle, b"").exits(0).text();
