@@ -188,7 +188,7 @@ impl Container {
         Ok(())
     }
 
-    /// The name of the process that has `pid`; none if it was not started by the host.
+    /// The processes that the host started and that have not ended: name and pid.
     pub fn names(&self) -> Vec<(String, i32)> {
         let all = self.processes.all().into_iter();
         let alive = all.filter(|(_, process)| process.exit().is_none());

@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::time::Instant;
 
 use base::{Context, Result};
 use nix::kmod::{ModuleInitFlags, finit_module};
@@ -27,11 +28,18 @@ fn paths(list: &str) -> impl Iterator<Item = &Path> {
 fn load_one(path: &Path) -> Result<()> {
     let what = || format!("load module {}", path.display());
     let file = File::open(path).attempt(what)?;
+    let start = Instant::now();
     match finit_module(&file, c"", ModuleInitFlags::empty()) {
         // Built into the kernel after all.
-        Err(nix::Error::EEXIST) => Ok(()),
-        other => other.attempt(what),
+        Ok(()) | Err(nix::Error::EEXIST) => {}
+        other => other.attempt(what)?,
     }
+    log::debug!(
+        "{} took {:.1} ms",
+        path.display(),
+        start.elapsed().as_secs_f64() * 1000.0
+    );
+    Ok(())
 }
 
 #[cfg(test)]
