@@ -2,12 +2,14 @@
 
 //! The socket between the agent and its helper: whole messages (SOCK_SEQPACKET), each with descriptors.
 //!
+//! ```text
 //!     agent                                helper                        container's process
 //!       ── Request in a memfd, streams ──►
 //!       ◄── Warning* ─────────────────────
 //!       ◄── Forked{pid} ──────────────────  (ends)
 //!       ◄── Warning*, Ready, console ──────────────────────────────────
 //!       ── Go ────────────────────────────────────────────────────────►  (exec closes the socket)
+//! ```
 //!
 //! `Failed` may come instead of any message from the right, and ends the talk. End of file from the left
 //! means that nobody wants the process any more; from the right after `Go`, that it runs.
