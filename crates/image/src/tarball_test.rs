@@ -1,5 +1,7 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
+//! Tests of reading archives: every kind of entry, hostile headers, long names, sparse files.
+
 use super::*;
 
 fn header(kind: EntryType, size: u64) -> Header {

@@ -1,5 +1,7 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
+//! Tests of unpacking: whiteouts, links, attributes, and entries that try to leave the directory.
+
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 

@@ -133,7 +133,7 @@ fn a_bad_layout_gives_one_line_and_leaves_nothing() {
     layout.index(&[layout.manifest(&usual_layers(), "arm64")]);
     bed.refused(&source, Kind::Unsupported, "linux/arm64");
     let amd = layout.manifest(&usual_layers(), "amd64");
-    layout.index(&[amd.clone()]);
+    layout.index(std::slice::from_ref(&amd));
     bed.refused(&format!("{source}:v9"), Kind::NotFound, "v9");
 
     // The second layer is not what its digest says; then it is, but not what the configuration says; then missing.

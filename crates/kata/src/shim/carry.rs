@@ -305,7 +305,9 @@ impl Running {
 
     /// Why the init ended, when that was not its own doing.
     fn reason(&mut self) -> Option<String> {
-        let answer = self.link.call::<InspectResponse>(MONITOR, "Inspect", &InspectRequest::new());
+        let answer = self
+            .link
+            .call::<InspectResponse>(MONITOR, "Inspect", &InspectRequest::new());
         let saved: Saved = serde_json::from_slice(&answer.ok()?.json).ok()?;
         saved.containers.get(&self.id)?.exit.as_ref()?.reason.clone()
     }
