@@ -123,6 +123,7 @@ impl Launch {
             .map(|(reader, writer)| (std::fs::File::from(reader), writer))
             .attempt(what)?;
         fcntl(&told, FcntlArg::F_SETFD(FdFlag::empty())).attempt(what)?;
+        let elsewhere = self.console.is_some();
         let console = self.console.map(std::path::absolute).transpose().attempt(what)?;
         let mut log = self.log;
         log.file = log.file.map(std::path::absolute).transpose().attempt(what)?;
@@ -143,6 +144,9 @@ impl Launch {
                 .stdin(Stdio::from(input))
                 .stdout(Stdio::from(output))
                 .stderr(Stdio::from(error));
+        } else if elsewhere {
+            // The process has its streams on the console; ours are the engine's, who waits for their end.
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         }
         let child = command.spawn().attempt(what)?;
         let shim = Shim { child, armed: true };
