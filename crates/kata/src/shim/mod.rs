@@ -21,7 +21,7 @@ use base::{Context, Error, Result};
 
 use arguments::Arguments;
 pub use carry::{Carry, Stdio};
-pub use launch::{Launch, Log, Shim, parse_refusal, refusal};
+pub use launch::{Launch, Log, parse_refusal, refusal};
 pub use terminal::Size;
 
 /// `args` without the program's name and the role's word; made by [`Launch`].
