@@ -115,6 +115,7 @@ impl<'a> Made<'a> {
             console,
             size: self.bundle.process().and_then(console_size),
             log: self.globals.log.clone(),
+            record: None,
             stdio: None,
         }
     }

@@ -79,6 +79,7 @@ pub fn detach(
         console,
         size: create::console_size(process),
         log: globals.log.clone(),
+        record: None,
         stdio,
     };
     let shim = launch.start()?;

@@ -82,7 +82,9 @@ pub struct Launch {
     pub size: Option<Size>,
     /// Where the shim logs.
     pub log: Log,
-    /// Standard input, output and error in place of the caller's.
+    /// The porcelain's directory of the container, which is told of the end.
+    pub record: Option<PathBuf>,
+    /// Standard input, output and error in place of the caller's, whose terminal is none of its business then.
     pub stdio: Option<[OwnedFd; 3]>,
 }
 
@@ -133,6 +135,7 @@ impl Launch {
             terminal: self.terminal,
             console,
             size: self.size,
+            record: self.record,
             ready: told.as_raw_fd(),
             log,
         };
@@ -142,7 +145,8 @@ impl Launch {
             command
                 .stdin(Stdio::from(input))
                 .stdout(Stdio::from(output))
-                .stderr(Stdio::from(error));
+                .stderr(Stdio::from(error))
+                .process_group(0);
         }
         let child = command.spawn().attempt(what)?;
         let shim = Shim { child, armed: true };
