@@ -266,6 +266,8 @@ pub fn complaint(error: &clap::Error) -> String {
     let tip = rest
         .lines()
         .find_map(|line| line.trim().strip_prefix("tip: "))
+        // Options are not values of ours.
+        .filter(|tip| !tip.starts_with("to pass"))
         .map_or(String::new(), |tip| format!(" ({tip})"));
     format!("{line}{tip}")
 }

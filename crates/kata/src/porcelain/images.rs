@@ -2,6 +2,8 @@
 
 //! `kata images`, `kata pull` and `kata rmi`.
 
+use std::collections::BTreeSet;
+
 use base::{Context, Error, Kind, Result};
 use image::{Named, Source, Store};
 use indicatif::HumanBytes;
@@ -27,9 +29,8 @@ pub fn images(as_json: bool, quiet: bool) -> Result<u8, Failure> {
         let text = serde_json::to_string_pretty(&all).context(Kind::Bug, || "write the list".into())?;
         format!("{text}\n")
     } else if quiet {
-        all.iter()
-            .map(|named| format!("{}\n", named.manifest.short()))
-            .collect()
+        let ids: BTreeSet<&str> = all.iter().map(|named| named.manifest.short()).collect();
+        ids.iter().map(|id| format!("{id}\n")).collect()
     } else {
         lines(&all, OffsetDateTime::now_utc())
     };
@@ -79,39 +80,50 @@ pub fn pull(name: &str, quiet: bool) -> Result<u8, Failure> {
     }
 }
 
-/// Forgets a name; layers that nothing else uses go.
+/// Forgets a name, or all names of an id; layers that nothing else uses go.
 pub fn rmi(here: &Here, text: &str, force: bool) -> Result<()> {
     let store = store()?;
-    let named = match find(&store.list()?, text) {
+    let found = match find(&store.list()?, text) {
         Err(e) if force && e.kind() == Kind::NotFound => return Ok(()),
         other => other?,
     };
-    if !force && let Some(user) = user(here, &named.name)? {
-        let what = format!("image {text} is used by the container {user}: remove that first, or use --force");
+    if found.len() > 1 && !force {
+        let names: Vec<&str> = found.iter().map(|named| named.name.as_str()).collect();
+        let what = format!(
+            "image {text} has several names, remove all with --force: {}",
+            names.join(" ")
+        );
         return Err(Error::new(Kind::State, what));
     }
-    store.forget(&named.name)?;
+    for named in &found {
+        if !force && let Some(user) = user(here, &named.name)? {
+            let what = format!("image {text} is used by the container {user}: remove that first, or use --force");
+            return Err(Error::new(Kind::State, what));
+        }
+        store.forget(&named.name)?;
+    }
     if store.sweep(&here.records.layers()?)?.is_none() {
         log::debug!("images are being used: content is left for later");
     }
     Ok(())
 }
 
-/// By name, in full or as it is typed, or by the first digits of the id.
-fn find(all: &[Named], text: &str) -> Result<Named> {
+/// By name, in full or as it is typed; or by the first digits of the id, which may have several names.
+fn find(all: &[Named], text: &str) -> Result<Vec<Named>> {
     let full = Source::parse(text).map_or_else(|_| text.to_owned(), |source| source.to_string());
     if let Some(named) = all.iter().find(|named| named.name == text || named.name == full) {
-        return Ok(named.clone());
+        return Ok(vec![named.clone()]);
     }
     let digits = text.strip_prefix("sha256:").unwrap_or(text);
-    let mut by_id = all
-        .iter()
-        .filter(|named| !digits.is_empty() && named.manifest.hex().starts_with(digits));
-    match (by_id.next(), by_id.next()) {
-        (Some(named), None) => Ok(named.clone()),
-        (Some(_), Some(_)) => Err(Error::new(Kind::Invalid, format!("several images are {text}…"))),
-        _ => Err(Error::new(Kind::NotFound, format!("no image {text}"))),
+    let fits = |named: &&Named| !digits.is_empty() && named.manifest.hex().starts_with(digits);
+    let by_id: Vec<Named> = all.iter().filter(fits).cloned().collect();
+    let Some(first) = by_id.first() else {
+        return Err(Error::new(Kind::NotFound, format!("no image {text}")));
+    };
+    if by_id.iter().any(|named| named.manifest != first.manifest) {
+        return Err(Error::new(Kind::Invalid, format!("several images are {text}…")));
     }
+    Ok(by_id)
 }
 
 /// A container of the image.
@@ -143,17 +155,18 @@ mod tests {
             named("oci:/gone:box", "b"),
             named("c", "b"),
         ];
-        let name = |text: &str| find(&all, text).map(|named| named.name);
-        assert_eq!(name("busybox").unwrap(), all[0].name);
-        assert_eq!(name("docker://busybox:latest").unwrap(), all[0].name);
+        let name =
+            |text: &str| find(&all, text).map(|found| found.into_iter().map(|named| named.name).collect::<Vec<_>>());
+        assert_eq!(name("busybox").unwrap(), [all[0].name.as_str()]);
+        assert_eq!(name("docker://busybox:latest").unwrap(), [all[0].name.as_str()]);
         assert_eq!(
             name("oci:/gone:box").unwrap(),
-            all[1].name,
+            [all[1].name.as_str()],
             "its layout need not be there"
         );
-        assert_eq!(name(all[0].manifest.short()).unwrap(), all[0].name);
-        assert_eq!(name(&all[0].manifest.to_string()).unwrap(), all[0].name);
-        assert_eq!(name(all[1].manifest.short()).unwrap_err().kind(), Kind::Invalid);
+        assert_eq!(name(all[0].manifest.short()).unwrap(), [all[0].name.as_str()]);
+        assert_eq!(name(&all[0].manifest.to_string()).unwrap(), [all[0].name.as_str()]);
+        assert_eq!(name(all[1].manifest.short()).unwrap().len(), 2, "both names of the id");
         for none in ["busybox:1", "", "sha256:"] {
             assert_eq!(name(none).unwrap_err().kind(), Kind::NotFound, "{none}");
         }

@@ -33,9 +33,13 @@ pub fn rm(here: &Here, name: &str, force: bool) -> Result<()> {
         (_, None) => {}
     }
     let held = match place.try_hold() {
+        // Whoever ends it is soon done.
+        Ok(None) if force => place.hold().map(Some),
+        other => other,
+    };
+    let held = match held {
         // It has gone by itself.
         Err(e) if e.kind() == Kind::NotFound => return Ok(()),
-        Ok(None) if force => Some(place.hold()?),
         other => other?,
     };
     if held.is_none() {

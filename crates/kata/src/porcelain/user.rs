@@ -51,12 +51,7 @@ impl Accounts {
 
     /// `NAME|UID[:NAME|GID]`; nobody said anything: root. Errors: `NotFound` for a name that is not there.
     pub fn resolve(&self, text: &str) -> Result<Identity> {
-        let none = |what: &str, name: &str| {
-            Error::new(
-                Kind::NotFound,
-                format!("user {text:?}: the container has no {what} {name:?}"),
-            )
-        };
+        let none = |what: &str, name: &str| Error::new(Kind::NotFound, format!("the container has no {what} {name:?}"));
         let (user, group) = text
             .split_once(':')
             .map_or((text, None), |(user, group)| (user, Some(group)));
