@@ -33,6 +33,7 @@ use std::process::ExitCode;
 
 use base::{Context, Error, Kind, Result};
 use clap::Parser;
+use nix::sys::stat::{Mode, umask};
 
 use crate::runtime::{Globals, print};
 use crate::shim::{self, Log};
@@ -144,6 +145,8 @@ fn act(line: Line) -> Result<u8, Failure> {
         print(&help.to_string())?;
         return Ok(0);
     };
+    // Directories and files of containers are for all of their users, whatever ours hides from others.
+    umask(Mode::from_bits_truncate(0o022));
     let here = Here::open()?;
     match verb {
         Verb::Run(args) => run::run(&here, &args),

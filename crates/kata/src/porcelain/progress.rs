@@ -47,9 +47,12 @@ impl Progress for Bars {
             None => (ProgressBar::no_length(), "{prefix:8} {msg} {bytes:>10} {bytes_per_sec}"),
         };
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = self.0.add(bar.with_style(style.progress_chars("=> ")));
-        bar.set_prefix(what);
-        bar.set_message(name.to_owned());
+        // Said before it is shown.
+        let bar = bar
+            .with_style(style.progress_chars("=> "))
+            .with_prefix(what)
+            .with_message(name.to_owned());
+        let bar = self.0.add(bar);
         Box::new(Bar(bar))
     }
 }
