@@ -32,19 +32,12 @@ pub fn rm(here: &Here, name: &str, force: bool) -> Result<()> {
         (_, Some(record)) => stop::end(here, &record.id, "KILL", Duration::ZERO)?,
         (_, None) => {}
     }
-    let held = match place.try_hold() {
-        // Whoever ends it is soon done.
-        Ok(None) if force => place.hold().map(Some),
-        other => other,
-    };
-    let held = match held {
+    // Whoever notes its end is soon done.
+    let _held = match place.hold() {
         // It has gone by itself.
         Err(e) if e.kind() == Kind::NotFound => return Ok(()),
         other => other?,
     };
-    if held.is_none() {
-        return wrong("is being ended or removed by another process");
-    }
     if let Some(record) = &record {
         delete::delete(&here.globals(None), &record.id, true)?;
     }
