@@ -31,6 +31,53 @@ pub fn cases() -> Vec<Trial> {
                 .refuses(&["one"]);
             kata(w, &["rm", "-f", "one"], b"").exits(0);
         }),
+        ours("porcelain::a_detached_container_removes_itself", |w| {
+            let image = rootfs(w);
+            kata(
+                w,
+                &["run", "-d", "--rm", "--name", "brief", &image, "sleep", "0.2"],
+                b"",
+            )
+            .exits(0);
+            command::until("nothing is known of it", || {
+                kata(w, &["ps", "-aq"], b"").exits(0).text().is_empty()
+            });
+        }),
+        ours("porcelain::what_cannot_be_is_refused_in_a_line", refusals),
+        ours("porcelain::users_and_roots_of_an_image", users),
+        ours("porcelain::logs_are_followed_to_the_end", |w| {
+            let script = "for i in 1 2 3; do echo line $i; sleep 0.3; done; exit 9";
+            kata(
+                w,
+                &["run", "-d", "--name", "talker", &rootfs(w), "sh", "-c", script],
+                b"",
+            )
+            .exits(0);
+            let followed = kata(w, &["logs", "-f", "talker"], b"").exits(0).text();
+            assert_eq!(followed, "line 1\nline 2\nline 3");
+            assert_eq!(
+                kata(w, &["logs", "--tail", "1", "talker"], b"").exits(0).text(),
+                "line 3"
+            );
+            command::until("its exit code is shown", || {
+                kata(w, &["ps", "-a"], b"").text().contains("Exited (9)")
+            });
+            kata(w, &["rm", "talker"], b"").exits(0);
+        }),
+        ours("porcelain::ctrl_c_leaves_nothing", interrupted),
+        ours("porcelain::a_killed_creator_leaves_what_rm_removes", |w| {
+            let mut child = w.kata();
+            child.args(["run", "--rm", "--name", "orphan", &rootfs(w), "sleep", "1000"]);
+            let mut child = child.stdin(Stdio::null()).spawn().expect("spawn");
+            command::until("it is known", || kata(w, &["ps", "-a"], b"").text().contains("orphan"));
+            child.kill().expect("kill");
+            command::end(&mut child);
+            command::until("it is seen to be dead", || {
+                kata(w, &["ps", "-a"], b"").text().contains("Dead")
+            });
+            kata(w, &["rm", "-f", "orphan"], b"").exits(0);
+            assert_eq!(kata(w, &["ps", "-aq"], b"").exits(0).text(), "");
+        }),
         ours("porcelain::doctor", |w| {
             let outcome = kata(w, &["doctor", "--json"], b"");
             let facts: serde_json::Value = serde_json::from_slice(&outcome.stdout).expect("JSON");
@@ -128,29 +175,33 @@ fn detached(w: &World) {
     kata(w, &["exec", "box", "true"], b"").refuses(&["box"]);
 }
 
-fn layout(w: &World) {
-    let layout = w.dir().join("layout");
-    let run = |args: &[&str]| {
-        let done = std::process::Command::new("umoci")
-            .args(args)
-            .output()
-            .expect("umoci is installed");
-        assert!(
-            done.status.success(),
-            "umoci {args:?}: {}",
-            String::from_utf8_lossy(&done.stderr)
-        );
-    };
+#[track_caller]
+fn umoci(args: &[&str]) {
+    let done = std::process::Command::new("umoci").args(args).output();
+    let done = done.expect("umoci is installed");
+    let why = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "umoci {args:?}: {why}");
+}
+
+/// An OCI layout of the test's userland; the answer is its name.
+fn layout_of(w: &World, name: &str) -> String {
+    let layout = w.dir().join(name);
     let path = layout.to_str().expect("UTF-8");
     let image = format!("{path}:box");
-    run(&["init", "--layout", path]);
-    run(&["new", "--image", &image]);
+    umoci(&["init", "--layout", path]);
+    umoci(&["new", "--image", &image]);
     let rootfs = w.bundle("image", "true").rootfs();
-    run(&["insert", "--image", &image, rootfs.to_str().expect("UTF-8"), "/"]);
-    run(&[
+    umoci(&["insert", "--image", &image, rootfs.to_str().expect("UTF-8"), "/"]);
+    format!("oci:{image}")
+}
+
+fn layout(w: &World) {
+    let name = layout_of(w, "layout");
+    let image = name.strip_prefix("oci:").expect("a layout");
+    umoci(&[
         "config",
         "--image",
-        &image,
+        image,
         "--config.cmd",
         "sh",
         "--config.cmd",
@@ -160,7 +211,6 @@ fn layout(w: &World) {
         "--config.workingdir",
         "/tmp",
     ]);
-    let name = format!("oci:{image}");
     for _ in 0..2 {
         assert_eq!(
             kata(w, &["run", "--rm", &name], b"").exits(0).text(),
@@ -175,6 +225,90 @@ fn layout(w: &World) {
     );
     kata(w, &["run", "--rm", &name, "ls", "/new"], b"").exits(1);
     assert!(kata(w, &["images"], b"").exits(0).text().contains("box"));
+}
+
+fn refusals(w: &World) {
+    let image = rootfs(w);
+    let cases: [(&[&str], i32, &str); 9] = [
+        (&["frobnicate"], 125, "frobnicate"),
+        (&["run"], 125, "image"),
+        (&["run", "--no-such", &image, "true"], 125, "--no-such"),
+        (
+            &["run", "--network", "host", &image, "true"],
+            125,
+            "networking comes later",
+        ),
+        (&["run", "--user", "nobody-here", &image, "true"], 125, "no user"),
+        (
+            &["run", "-v", "/x:relative", &image, "true"],
+            125,
+            "not an absolute path",
+        ),
+        (&["run", "--hypervisor", "bogus", &image, "true"], 125, "bogus"),
+        (&["run", &image, "/etc/passwd"], 126, "permission denied"),
+        (&["rm", "nobody"], 125, "no container nobody"),
+    ];
+    for (args, code, word) in cases {
+        kata(w, args, b"").exits(code).refuses(&[word]);
+    }
+    assert_eq!(kata(w, &["ps", "-aq"], b"").exits(0).text(), "", "nothing is left");
+}
+
+fn users(w: &World) {
+    let layout = layout_of(w, "users");
+    let script = "id -u; id -g; cat /etc/hostname; touch /x 2>/dev/null || echo ro; echo $B; touch /t/y && echo tmp";
+    let mut command = w.kata();
+    command
+        .env("B", "ours")
+        .args(["run", "--rm", "--user", "user", "--hostname", "hal"]);
+    command.args([
+        "--read-only",
+        "--tmpfs",
+        "/t:mode=1777",
+        "-e",
+        "B",
+        &layout,
+        "sh",
+        "-c",
+        script,
+    ]);
+    let seen = command::run(&mut command, b"").exits(0).text();
+    assert_eq!(seen, "1000\n1000\nhal\nro\nours\ntmp");
+    // Changes are the container's own, seen by its further processes, and gone with it.
+    kata(w, &["run", "-d", "--name", "box", &layout, "sleep", "1000"], b"").exits(0);
+    let add = "echo late:x:7:8::/: >> /etc/passwd";
+    kata(w, &["exec", "box", "sh", "-c", add], b"").exits(0);
+    let late = kata(w, &["exec", "--user", "late", "box", "id", "-u"], b"");
+    assert_eq!(late.exits(0).text(), "7");
+    kata(w, &["rmi", &layout], b"").refuses(&["box"]);
+    kata(w, &["rm", "-f", "box"], b"").exits(0);
+    kata(w, &["run", "--rm", "--user", "late", &layout, "true"], b"").exits(125);
+    kata(w, &["rmi", &layout], b"").exits(0);
+    let layers = std::fs::read_dir(w.dir().join("images/layers"))
+        .expect("the store")
+        .count();
+    assert_eq!(layers, 0, "nobody uses them");
+}
+
+/// SIGINT at several moments of a container's making.
+fn interrupted(w: &World) {
+    let image = rootfs(w);
+    for pause in [50, 300, 700] {
+        let mut child = w.kata();
+        child.args(["run", "--name", "brief", &image, "sleep", "1000"]);
+        let mut child = child.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("spawn");
+        std::thread::sleep(std::time::Duration::from_millis(pause));
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("signal");
+        // If it runs already, the signal is its process's, which as the first of its namespace does not hear it.
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        if child.try_wait().expect("wait").is_none() {
+            kata(w, &["rm", "-f", "brief"], b"").exits(0);
+        }
+        let code = command::end(&mut child);
+        assert!(code == 130 || code == 137, "{code}");
+        assert_eq!(kata(w, &["ps", "-aq"], b"").exits(0).text(), "", "after {pause} ms");
+    }
 }
 
 fn terminal(w: &World) {

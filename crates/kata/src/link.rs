@@ -13,8 +13,11 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use base::{Context, Error, Kind, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protobuf::Message;
 use ttrpc::proto::{MESSAGE_LENGTH_MAX, MESSAGE_TYPE_REQUEST, MESSAGE_TYPE_RESPONSE};
 use ttrpc::{Code, Request, Response};
@@ -104,6 +107,24 @@ impl Link {
                 return Ok(answer);
             }
             self.fill()?;
+        }
+    }
+
+    /// As [`Link::receive`]; none when nothing has come within `limit`.
+    pub fn receive_within(&mut self, limit: Duration) -> Result<Option<Answer>> {
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(answer) = self.take()? {
+                return Ok(Some(answer));
+            }
+            let left = end.saturating_duration_since(Instant::now()).as_millis();
+            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.as_fd(), PollFlags::POLLIN)], left) {
+                Ok(0) => return Ok(None),
+                Ok(_) => self.fill()?,
+                Err(Errno::EINTR) => {}
+                Err(e) => return Err(e).attempt(|| "wait for the monitor".into()),
+            }
         }
     }
 
@@ -229,6 +250,7 @@ mod tests {
             let mut answer = StateResponse::new();
             answer.pid = 7;
             stub::respond(&mut theirs, state, Ok(&answer));
+            stub::request(&mut theirs).unwrap();
             let mut answer = WaitResponse::new();
             answer.exit_status = 3;
             stub::respond(&mut theirs, wait, Ok(&answer));
@@ -243,7 +265,9 @@ mod tests {
             (Kind::NotFound, "state failed: no c1")
         );
         assert_eq!(link.call::<StateResponse>(TASK, "State", &state).unwrap().pid, 7);
-        let answer = link.receive().unwrap();
+        assert!(link.receive_within(Duration::from_millis(1)).unwrap().is_none());
+        link.send(TASK, "Kill", &state).unwrap();
+        let answer = link.receive_within(Duration::from_secs(60)).unwrap().unwrap();
         assert_eq!(answer.ticket, wait);
         assert_eq!(answer.parse::<WaitResponse>("wait").unwrap().exit_status, 3);
         peer.join().unwrap();

@@ -57,6 +57,11 @@ impl Container {
         &self.dir
     }
 
+    /// Host process that stands for its own, or stood.
+    pub fn carrier(&self) -> u32 {
+        self.record.pid
+    }
+
     /// Its bundle, as it is now.
     pub fn bundle(&self) -> Result<Bundle> {
         Bundle::open(&self.record.bundle)
@@ -69,16 +74,8 @@ impl Container {
 
     /// Where it stands; stopped when its monitor has ended, for nothing of it can live then.
     pub fn status(&self) -> Result<Status> {
-        let Ok(mut link) = self.link() else {
+        let Some(response) = self.ask()? else {
             return Ok(Status::Stopped);
-        };
-        let request = StateRequest {
-            id: self.id.clone(),
-            ..StateRequest::default()
-        };
-        let response = match link.call::<StateResponse>(TASK, "State", &request) {
-            Err(e) if e.kind() == Kind::Gone => return Ok(Status::Stopped),
-            other => other?,
         };
         Ok(match response.status.enum_value_or_default() {
             TaskStatus::CREATED => Status::Created,
@@ -87,6 +84,29 @@ impl Container {
             TaskStatus::STOPPED => Status::Stopped,
             TaskStatus::UNKNOWN => Status::Creating,
         })
+    }
+
+    /// How its process ended; none when it has not, or when the monitor, which knows, has gone.
+    pub fn exit_code(&self) -> Result<Option<u8>> {
+        let stopped = self
+            .ask()?
+            .filter(|response| response.status.enum_value_or_default() == TaskStatus::STOPPED);
+        Ok(stopped.map(|response| u8::try_from(response.exit_status).unwrap_or(u8::MAX)))
+    }
+
+    /// What the monitor says of its process; none when that has ended.
+    fn ask(&self) -> Result<Option<StateResponse>> {
+        let Ok(mut link) = self.link() else {
+            return Ok(None);
+        };
+        let request = StateRequest {
+            id: self.id.clone(),
+            ..StateRequest::default()
+        };
+        match link.call::<StateResponse>(TASK, "State", &request) {
+            Err(e) if e.kind() == Kind::Gone => Ok(None),
+            other => other.map(Some),
+        }
     }
 
     /// The document for `state`.

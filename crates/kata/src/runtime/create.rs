@@ -4,10 +4,10 @@
 //! monitor holds the other end of the lease.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use api::task::api::{CreateTaskRequest, CreateTaskResponse, StartRequest, StartResponse};
+use api::task::api::{CreateTaskRequest, CreateTaskResponse, Mount, StartRequest, StartResponse};
 use base::{Context, Error, Kind, Result};
 use oci::spec::Process;
 use oci::{Bundle, Moment, State, Status};
@@ -18,14 +18,15 @@ use super::exec::STREAM;
 use super::lease::{self, Lease};
 use super::{Globals, delete, hook};
 use crate::link::{Link, TASK};
-use crate::shim::{Carry, Launch, Shim, Size, Stdio};
+use crate::shim::{Carry, Launch, Size, Stdio};
 
 pub fn create(globals: &Globals, args: &CreateArgs) -> Result<()> {
     let bundle = Bundle::open(&args.bundle)?;
     check_terminal(bundle.terminal(), true, args.console_socket.is_some())?;
-    let made = make(globals, args, &bundle)?;
-    let shim = made.shim(globals, args, &bundle)?;
-    made.finish(args, &bundle, shim.pid())?;
+    warn_of_descriptors(args.preserve_fds);
+    let made = Made::new(globals, &args.id, &bundle, Vec::new(), &|_| Ok(()))?;
+    let shim = made.launch(args.console_socket.clone()).start()?;
+    made.finish(args.pid_file.as_deref(), shim.pid())?;
     shim.release();
     made.lease.release()
 }
@@ -35,115 +36,142 @@ pub fn run(globals: &Globals, args: &RunArgs) -> Result<u8> {
     let create = &args.create;
     let bundle = Bundle::open(&create.bundle)?;
     check_terminal(bundle.terminal(), args.detach, create.console_socket.is_some())?;
-    let made = make(globals, create, &bundle)?;
+    warn_of_descriptors(create.preserve_fds);
+    let made = Made::new(globals, &create.id, &bundle, Vec::new(), &|_| Ok(()))?;
+    let pid_file = create.pid_file.as_deref();
     if args.detach {
-        let shim = made.shim(globals, create, &bundle)?;
-        let state = made.finish(create, &bundle, shim.pid())?;
-        start(&mut made.link()?, &create.id)?;
-        hook::run_on(&bundle, Moment::Poststart, &state);
-        shim.release();
-        made.lease.release()?;
-        return Ok(0);
+        let launch = made.launch(create.console_socket.clone());
+        return made.detach(launch, pid_file).map(|()| 0);
     }
-    let state = made.finish(create, &bundle, std::process::id())?;
-    let carry = Carry {
-        dir: made.dir.clone(),
-        id: create.id.clone(),
-        exec_id: String::new(),
-        start: true,
-        stdio: Stdio::inherited(bundle.terminal())?,
-    };
-    let code = carry.run(|| {
-        hook::run_on(&bundle, Moment::Poststart, &state);
-        Ok(())
-    })?;
-    if args.keep {
-        made.lease.release()?;
-        return Ok(code);
-    }
-    // From here the container is deleted as any other; the lease goes with its monitor.
-    delete::delete(globals, &create.id, true)?;
-    Ok(code)
+    let stdio = Stdio::inherited(bundle.terminal())?;
+    made.attend(stdio, pid_file, args.keep)
 }
 
 /// A container that is made in the guest and not yet known outside.
 #[derive(Debug)]
-struct Made {
+pub struct Made<'a> {
+    globals: &'a Globals,
+    bundle: &'a Bundle,
     id: String,
-    dir: std::path::PathBuf,
+    dir: PathBuf,
     lease: Lease,
 }
 
-fn make(globals: &Globals, args: &CreateArgs, bundle: &Bundle) -> Result<Made> {
-    base::id::check(&args.id)?;
-    warn_of_descriptors(args.preserve_fds);
-    for key in bundle.overrides()?.unknown {
-        log::warn!("annotation {key} is not known and changes nothing");
-    }
-    let dir = globals.root.join(&args.id);
-    let lease = match lease::spawn(&globals.root, &args.id, bundle, &globals.log) {
-        Err(e) if e.kind() == Kind::Exists => {
-            return Err(Error::new(Kind::Exists, "container with given ID already exists"));
+impl<'a> Made<'a> {
+    /// Makes it. The monitor mounts `rootfs`, where there is one, in place of the bundle's root. `watch` is shown the lease before
+    /// the long part. Errors: `Exists` when the id is taken, else what the monitor met.
+    pub fn new(
+        globals: &'a Globals,
+        id: &str,
+        bundle: &'a Bundle,
+        rootfs: Vec<Mount>,
+        watch: &dyn Fn(&Lease) -> Result<()>,
+    ) -> Result<Made<'a>> {
+        base::id::check(id)?;
+        for key in bundle.overrides()?.unknown {
+            log::warn!("annotation {key} is not known and changes nothing");
         }
-        other => other?,
-    };
-    let made = Made {
-        id: args.id.clone(),
-        dir,
-        lease,
-    };
-    let terminal = bundle.terminal();
-    let error = if terminal { "" } else { STREAM };
-    let request = CreateTaskRequest {
-        id: args.id.clone(),
-        bundle: bundle.dir().to_string_lossy().into_owned(),
-        terminal,
-        stdin: STREAM.to_owned(),
-        stdout: STREAM.to_owned(),
-        stderr: error.to_owned(),
-        ..CreateTaskRequest::default()
-    };
-    made.link()?.call::<CreateTaskResponse>(TASK, "Create", &request)?;
-    Ok(made)
-}
+        let lease = match lease::spawn(&globals.root, id, bundle, &globals.log) {
+            Err(e) if e.kind() == Kind::Exists => {
+                return Err(Error::new(Kind::Exists, "container with given ID already exists"));
+            }
+            other => other?,
+        };
+        watch(&lease)?;
+        let made = Made {
+            globals,
+            bundle,
+            id: id.to_owned(),
+            dir: globals.root.join(id),
+            lease,
+        };
+        let terminal = bundle.terminal();
+        let error = if terminal { "" } else { STREAM };
+        let request = CreateTaskRequest {
+            id: id.to_owned(),
+            bundle: bundle.dir().to_string_lossy().into_owned(),
+            rootfs,
+            terminal,
+            stdin: STREAM.to_owned(),
+            stdout: STREAM.to_owned(),
+            stderr: error.to_owned(),
+            ..CreateTaskRequest::default()
+        };
+        made.link()?.call::<CreateTaskResponse>(TASK, "Create", &request)?;
+        Ok(made)
+    }
 
-impl Made {
     fn link(&self) -> Result<Link> {
         Link::open(&self.dir)
     }
 
-    fn shim(&self, globals: &Globals, args: &CreateArgs, bundle: &Bundle) -> Result<Shim> {
-        let launch = Launch {
+    /// A shim for its process, with our standard streams or a console's.
+    pub fn launch(&self, console: Option<PathBuf>) -> Launch {
+        Launch {
             dir: self.dir.clone(),
             id: self.id.clone(),
             exec_id: String::new(),
-            terminal: bundle.terminal(),
-            console: args.console_socket.clone(),
-            size: bundle.process().and_then(console_size),
-            log: globals.log.clone(),
+            terminal: self.bundle.terminal(),
+            console,
+            size: self.bundle.process().and_then(console_size),
+            log: self.globals.log.clone(),
+            record: None,
             stdio: None,
+        }
+    }
+
+    /// Starts its process, which lives on with its shim.
+    pub fn detach(self, launch: Launch, pid_file: Option<&Path>) -> Result<()> {
+        let shim = launch.start()?;
+        let state = self.finish(pid_file, shim.pid())?;
+        start(&mut self.link()?, &self.id)?;
+        hook::run_on(self.bundle, Moment::Poststart, &state);
+        shim.release();
+        self.lease.release()
+    }
+
+    /// Starts its process and carries it in this one to its end; the answer is its exit code. Then it is deleted, unless it is to
+    /// be kept.
+    pub fn attend(self, stdio: Stdio, pid_file: Option<&Path>, keep: bool) -> Result<u8> {
+        let state = self.finish(pid_file, std::process::id())?;
+        let carry = Carry {
+            dir: self.dir.clone(),
+            id: self.id.clone(),
+            exec_id: String::new(),
+            start: true,
+            stdio,
         };
-        launch.start()
+        let code = carry.run(|| {
+            hook::run_on(self.bundle, Moment::Poststart, &state);
+            Ok(())
+        })?;
+        if keep {
+            self.lease.release()?;
+            return Ok(code);
+        }
+        // From here the container is deleted as any other; the lease goes with its monitor.
+        delete::delete(self.globals, &self.id, true)?;
+        Ok(code)
     }
 
     /// Hooks, record, pid file.
-    fn finish(&self, args: &CreateArgs, bundle: &Bundle, pid: u32) -> Result<State> {
-        let annotations = bundle.annotations().cloned().unwrap_or_default();
+    fn finish(&self, pid_file: Option<&Path>, pid: u32) -> Result<State> {
+        let annotations = self.bundle.annotations().cloned().unwrap_or_default();
         let state = State {
-            oci_version: bundle.spec().version().clone(),
+            oci_version: self.bundle.spec().version().clone(),
             id: self.id.clone(),
             pid,
             status: Status::Created,
-            bundle: bundle.dir().to_owned(),
-            rootfs: bundle.rootfs().to_owned(),
+            bundle: self.bundle.dir().to_owned(),
+            rootfs: self.bundle.rootfs().to_owned(),
             created: oci::state::timestamp(SystemTime::now().into()),
             annotations: annotations.into_iter().collect::<BTreeMap<_, _>>(),
             owner: String::new(),
         };
-        hook::run(bundle, Moment::Prestart, &state)?;
-        hook::run(bundle, Moment::CreateRuntime, &state)?;
+        hook::run(self.bundle, Moment::Prestart, &state)?;
+        hook::run(self.bundle, Moment::CreateRuntime, &state)?;
         Container::record(&self.dir, &state)?;
-        write_pid(args.pid_file.as_deref(), pid)?;
+        write_pid(pid_file, pid)?;
         Ok(state)
     }
 }

@@ -2,6 +2,8 @@
 
 //! `exec`: a further process in a container. The shim (or, in the foreground, this process) starts it and carries its streams.
 
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use api::task::api::{Empty, ExecProcessRequest};
@@ -24,16 +26,7 @@ pub const STREAM: &str = "stream:";
 /// The answer is the process's exit code, 0 when detached.
 pub fn exec(globals: &Globals, args: &ExecArgs) -> Result<u8> {
     let container = Container::find(&globals.root, &args.id)?;
-    match container.status()? {
-        Status::Stopped | Status::Creating => {
-            return Err(Error::new(Kind::State, "cannot exec in a stopped container"));
-        }
-        Status::Paused if !args.ignore_paused => {
-            let what = "cannot exec in a paused container (use --ignore-paused to override)";
-            return Err(Error::new(Kind::State, what));
-        }
-        _ => {}
-    }
+    check(&container, args.ignore_paused)?;
     create::warn_of_descriptors(args.preserve_fds);
     if let Some(cgroup) = args.cgroup.iter().find(|cgroup| !matches!(cgroup.as_str(), "" | "/")) {
         let what = format!("exec into the sub-cgroup {cgroup:?} is not supported");
@@ -41,42 +34,70 @@ pub fn exec(globals: &Globals, args: &ExecArgs) -> Result<u8> {
     }
     let process = match &args.process {
         Some(path) => process::read(path)?,
-        None => {
-            let own = container.bundle()?.process().cloned();
-            process::derive(
-                own.ok_or_else(|| Error::new(Kind::Invalid, "the container has no process"))?,
-                args,
-            )?
-        }
+        None => process::derive(own(&container)?, args)?,
     };
     let terminal = process.terminal().unwrap_or(false);
     create::check_terminal(terminal, args.detach, args.console_socket.is_some())?;
-
-    let exec_id = register(&container, &process)?;
+    let pid_file = args.pid_file.as_deref();
     if args.detach {
-        let launch = Launch {
-            dir: container.dir().to_owned(),
-            id: args.id.clone(),
-            exec_id,
-            terminal,
-            console: args.console_socket.clone(),
-            size: create::console_size(&process),
-            log: globals.log.clone(),
-            stdio: None,
-        };
-        let shim = launch.start()?;
-        create::write_pid(args.pid_file.as_deref(), shim.pid())?;
-        shim.release();
-        return Ok(0);
+        let console = args.console_socket.clone();
+        return detach(globals, &container, &process, console, None, pid_file).map(|()| 0);
     }
+    attend(&container, &process, Stdio::inherited(terminal)?, pid_file)
+}
+
+/// The container takes a further process now. Errors: `State`.
+pub fn check(container: &Container, ignore_paused: bool) -> Result<()> {
+    let what = match container.status()? {
+        Status::Stopped | Status::Creating => "cannot exec in a stopped container",
+        Status::Paused if !ignore_paused => "cannot exec in a paused container (use --ignore-paused to override)",
+        _ => return Ok(()),
+    };
+    Err(Error::new(Kind::State, what))
+}
+
+/// The process of the container's spec.
+pub fn own(container: &Container) -> Result<Process> {
+    let own = container.bundle()?.process().cloned();
+    own.ok_or_else(|| Error::new(Kind::Invalid, "the container has no process"))
+}
+
+/// Starts the process, which lives on with its shim; that has our standard streams, a console's, or those given.
+pub fn detach(
+    globals: &Globals,
+    container: &Container,
+    process: &Process,
+    console: Option<PathBuf>,
+    stdio: Option<[OwnedFd; 3]>,
+    pid_file: Option<&Path>,
+) -> Result<()> {
+    let launch = Launch {
+        dir: container.dir().to_owned(),
+        id: container.id().to_owned(),
+        exec_id: register(container, process)?,
+        terminal: process.terminal().unwrap_or(false),
+        console,
+        size: create::console_size(process),
+        log: globals.log.clone(),
+        record: None,
+        stdio,
+    };
+    let shim = launch.start()?;
+    create::write_pid(pid_file, shim.pid())?;
+    shim.release();
+    Ok(())
+}
+
+/// Starts the process and carries it in this one to its end; the answer is its exit code.
+pub fn attend(container: &Container, process: &Process, stdio: Stdio, pid_file: Option<&Path>) -> Result<u8> {
     let carry = Carry {
         dir: container.dir().to_owned(),
-        id: args.id.clone(),
-        exec_id,
+        id: container.id().to_owned(),
+        exec_id: register(container, process)?,
         start: false,
-        stdio: Stdio::inherited(terminal)?,
+        stdio,
     };
-    carry.run(|| create::write_pid(args.pid_file.as_deref(), std::process::id()))
+    carry.run(|| create::write_pid(pid_file, std::process::id()))
 }
 
 /// Tells the monitor of the process, which does not run yet.

@@ -40,6 +40,11 @@ pub struct Lease {
 const UNDOING: Duration = Duration::from_secs(60);
 
 impl Lease {
+    /// For whoever may have to cut it from elsewhere.
+    pub fn socket(&self) -> Result<UnixStream> {
+        self.socket.try_clone().attempt(|| "duplicate the lease".into())
+    }
+
     /// The sandbox lives on without us.
     pub fn release(mut self) -> Result<()> {
         self.socket

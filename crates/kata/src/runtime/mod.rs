@@ -7,18 +7,18 @@
 
 mod arguments;
 pub mod container;
-mod create;
-mod delete;
+pub mod create;
+pub mod delete;
 mod events;
-mod exec;
+pub mod exec;
 mod hook;
 pub mod lease;
 mod list;
 mod process;
-mod resources;
-mod signal;
-mod table;
-mod verbs;
+pub mod resources;
+pub mod signal;
+pub mod table;
+pub mod verbs;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -33,10 +33,11 @@ use arguments::{Line, Verb};
 
 /// What the global flags say.
 #[derive(Debug)]
-struct Globals {
+pub struct Globals {
     /// Absolute.
-    root: PathBuf,
-    log: Log,
+    pub root: PathBuf,
+    /// Of monitors and shims that are started.
+    pub log: Log,
 }
 
 /// `args` without the program's name and the role's word.
@@ -130,7 +131,7 @@ fn version() -> String {
 }
 
 /// To standard output, whose reader may have gone.
-fn print(text: &str) -> Result<()> {
+pub fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())

@@ -70,11 +70,12 @@ fn options(args: &UpdateArgs) -> Result<Value> {
     Ok(changes.unwrap_or_else(|| json!({})))
 }
 
-/// Bytes, or with one of the suffixes k, m, g, t (1024 each); -1 is no limit.
 fn bytes(option: &str, text: Option<&str>) -> Result<Option<Value>> {
-    let Some(text) = text else {
-        return Ok(None);
-    };
+    text.map(|text| size(option, text).map(Value::from)).transpose()
+}
+
+/// Bytes, or with one of the suffixes k, m, g, t (1024 each); -1 is no limit. Errors: `Invalid`, naming the option.
+pub fn size(option: &str, text: &str) -> Result<i64> {
     let invalid = || Error::new(Kind::Invalid, format!("invalid value for {option}: {text:?}"));
     let lower = text.to_lowercase();
     let lower = lower.strip_suffix('b').unwrap_or(&lower);
@@ -89,8 +90,7 @@ fn bytes(option: &str, text: Option<&str>) -> Result<Option<Value>> {
     if number < -1 || (number == -1 && shift != 0) {
         return Err(invalid());
     }
-    let value = number.checked_mul(1 << shift).ok_or_else(invalid)?;
-    Ok(Some(value.into()))
+    number.checked_mul(1 << shift).ok_or_else(invalid)
 }
 
 #[cfg(test)]

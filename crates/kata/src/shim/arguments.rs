@@ -21,6 +21,8 @@ pub struct Arguments {
     pub terminal: bool,
     pub console: Option<PathBuf>,
     pub size: Option<Size>,
+    /// The porcelain's directory of the container, which is told of the end.
+    pub record: Option<PathBuf>,
     /// Descriptor that takes [`super::launch::READY`] or a refusal.
     pub ready: i32,
     pub log: Log,
@@ -50,6 +52,9 @@ impl Arguments {
         if let Some(console) = &self.console {
             put("console-socket", console);
         }
+        if let Some(record) = &self.record {
+            put("record", record);
+        }
         if let Some(size) = self.size {
             put("size", &format!("{}x{}", size.rows, size.columns));
         }
@@ -77,6 +82,7 @@ impl Arguments {
                 b"--exec-id" => arguments.exec_id = text(),
                 b"--terminal" => arguments.terminal = true,
                 b"--console-socket" => arguments.console = Some(path()),
+                b"--record" => arguments.record = Some(path()),
                 b"--size" => arguments.size = Some(size(&text())?),
                 b"--ready-fd" => arguments.ready = text().parse().attempt(|| format!("read argument {word:?}"))?,
                 b"--log" => arguments.log.file = Some(path()),
@@ -121,6 +127,7 @@ mod tests {
             terminal: true,
             console: Some("/c.sock".into()),
             size: Some(Size { rows: 24, columns: 80 }),
+            record: Some("/r".into()),
             ready: 5,
             log: Log {
                 file: Some("/l".into()),

@@ -2,6 +2,7 @@
 
 //! Stands in for a process of the guest: carries its streams, signals, window sizes, and at last its exit code. One thread, one poll.
 
+use std::io::IsTerminal;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -46,7 +47,8 @@ pub struct Carry {
 pub enum Stdio {
     /// Three streams: input, output, error; `None` where the process has none.
     Streams([Option<OwnedFd>; 3]),
-    /// The process has a terminal: input and output here; raw mode if one of the two (or the error output) is a terminal.
+    /// The process has a terminal: input and output here; its size is that of the first of the two (and
+    /// the error output) that is a terminal, which is in raw mode while keys come from one.
     Terminal {
         /// Where keys come from.
         input: OwnedFd,
@@ -154,7 +156,7 @@ impl Running {
                 let error = std::io::stderr();
                 if let Some(host) = terminal::first([input.as_fd(), output.as_fd(), error.as_fd()]) {
                     window = Some(host.try_clone_to_owned().attempt(|| "duplicate the terminal".into())?);
-                    raw = Some(Raw::enter(host)?);
+                    raw = input.is_terminal().then(|| Raw::enter(host)).transpose()?;
                 }
                 (both_ways(stream, input, output)?, 1)
             }

@@ -82,7 +82,9 @@ pub struct Launch {
     pub size: Option<Size>,
     /// Where the shim logs.
     pub log: Log,
-    /// Standard input, output and error in place of the caller's.
+    /// The porcelain's directory of the container, which is told of the end.
+    pub record: Option<PathBuf>,
+    /// Standard input, output and error in place of the caller's, whose terminal is none of its business then.
     pub stdio: Option<[OwnedFd; 3]>,
 }
 
@@ -134,6 +136,7 @@ impl Launch {
             terminal: self.terminal,
             console,
             size: self.size,
+            record: self.record,
             ready: told.as_raw_fd(),
             log,
         };
@@ -143,7 +146,8 @@ impl Launch {
             command
                 .stdin(Stdio::from(input))
                 .stdout(Stdio::from(output))
-                .stderr(Stdio::from(error));
+                .stderr(Stdio::from(error))
+                .process_group(0);
         } else if elsewhere {
             // The process has its streams on the console; ours are the engine's, who waits for their end.
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

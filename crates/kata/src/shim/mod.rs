@@ -21,7 +21,7 @@ use base::{Context, Error, Result};
 
 use arguments::Arguments;
 pub use carry::{Carry, Stdio};
-pub use launch::{Launch, Log, Shim, parse_refusal, refusal};
+pub use launch::{Launch, Log, parse_refusal, refusal};
 pub use terminal::Size;
 
 /// `args` without the program's name and the role's word; made by [`Launch`].
@@ -62,17 +62,23 @@ fn carry(arguments: Arguments, ready: &mut Option<File>) -> Result<u8> {
         None => Stdio::inherited(arguments.terminal)?,
     };
     let carry = Carry {
-        dir: arguments.dir,
-        id: arguments.id,
+        dir: arguments.dir.clone(),
+        id: arguments.id.clone(),
         exec_id: arguments.exec_id,
         start: false,
         stdio,
     };
-    carry.run(|| {
+    let code = carry.run(|| {
         // The mounts of the bundle are not ours to hold.
         std::env::set_current_dir("/").attempt(|| "change to /".into())?;
         // The launcher reads to the end.
         let told = ready.take().map_or(Ok(()), |mut ready| ready.write_all(launch::READY));
         told.attempt(|| "tell the runtime that the shim is ready".into())
-    })
+    })?;
+    if let Some(record) = arguments.record
+        && let Err(e) = crate::porcelain::ended(record, &arguments.dir, &arguments.id, code)
+    {
+        log::error!("note the end of {}: {}", arguments.id, e.chain());
+    }
+    Ok(code)
 }
