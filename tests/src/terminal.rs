@@ -106,7 +106,11 @@ impl Terminal {
             let mut bytes = [0; 4096];
             match self.master.read(&mut bytes) {
                 Ok(0) => panic!("the terminal was closed before {text:?}: {:?}", self.seen),
-                Ok(n) => self.seen.push_str(&String::from_utf8_lossy(&bytes[..n])),
+                Ok(n) => {
+                    self.seen.push_str(&String::from_utf8_lossy(&bytes[..n]));
+                    // Until the runtime has made it raw, the host's terminal adds a carriage return of its own.
+                    self.seen = self.seen.replace("\r\r\n", "\r\n");
+                }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => panic!("{e} before {text:?}: {:?}", self.seen),
             }
