@@ -22,6 +22,7 @@ pub fn cases() -> Vec<Trial> {
         both("mounts::proc_sys_dev_pts_mqueue_shm", kernel_file_systems),
         both("mounts::a_link_in_the_rootfs_cannot_lead_a_mount_out", escaping_link),
         both("mounts::missing_source_is_refused", missing_source),
+        both("mounts::the_root_of_the_pid_is_the_containers", root_of_the_pid),
         both("mounts::later_mounts_hide_earlier_ones", |w| {
             let mut bundle = w.bundle("c", "ls /tmp/a; ls /tmp | wc -l");
             bundle.mount("/tmp/a", "tmpfs", "tmpfs", &[]);
@@ -184,4 +185,30 @@ fn missing_source(w: &World) {
     let outcome = w.run_with("c", &bundle, b"");
     assert_ne!(outcome.code, 0);
     assert!(outcome.stderr.contains("/no/such/source"), "{}", outcome.stderr);
+}
+
+/// Engines copy files through the mount namespace of the pid that they were given.
+fn root_of_the_pid(w: &World) {
+    let volume = w.dir().join("volume");
+    fs::create_dir(&volume).expect("make");
+    fs::write(volume.join("f"), "of the volume").expect("write");
+    let mut bundle = w.bundle("c", "while [ ! -e /root/copied ]; do sleep 0.1; done; cat /root/copied");
+    bundle.mount("/data", "bind", volume.to_str().expect("UTF-8"), &["rbind"]);
+    let pid = w.create("c", &bundle);
+    w.oci(&["start", &w.id("c")]).exits(0);
+    let enter = |script: &str| {
+        let mut command = std::process::Command::new("nsenter");
+        command.args(["--mount", "--target", &pid.to_string(), "--", "/bin/sh", "-c", script]);
+        vm_tests::command::run(&mut command, b"")
+    };
+    assert_eq!(enter("cat /data/f").exits(0).text(), "of the volume");
+    assert_ne!(
+        enter(&format!("ls {}", w.dir().display())).code,
+        0,
+        "the host is not there"
+    );
+    enter("echo through > /root/copied").exits(0);
+    assert!(bundle.rootfs().join("root/copied").exists());
+    w.until_status("c", "stopped");
+    w.oci(&["delete", &w.id("c")]).exits(0);
 }

@@ -95,16 +95,44 @@ impl Share {
             placed.root(wanted, &root)?;
         }
         attachments.push(attachment(-1, format!("{id}/rootfs")));
-        for (index, mount) in (0..).zip(bundle.spec().mounts().iter().flatten()) {
+        for (index, mount) in bundle.spec().mounts().iter().flatten().enumerate() {
             let Some(bind) = Bind::of(mount) else { continue };
-            let name = format!("m{index}");
+            let name = volume(index);
             placed
                 .volume(&bind, &name)
                 .attempt(|| format!("mount {} for {}", bind.source.display(), mount.destination().display()))?;
+            let index = i32::try_from(index).context(Kind::Invalid, || "count the mounts".into())?;
             attachments.push(attachment(index, format!("{id}/{name}")));
         }
         Ok((placed, attachments))
     }
+}
+
+/// Where a container's files are mounted, in the monitor's mount namespace.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Places {
+    /// Its rootfs.
+    pub rootfs: PathBuf,
+    /// Its bind mounts of host paths, each with its destination in the container; in the spec's order.
+    pub volumes: Vec<(PathBuf, PathBuf)>,
+}
+
+/// What [`Share::place`] has made for a container of the sandbox in `dir`.
+pub fn places(dir: &Path, id: &str, bundle: &Bundle) -> Places {
+    let dir = dir.join(NAME).join(id);
+    let mounts = bundle.spec().mounts().iter().flatten().enumerate();
+    let volumes = mounts.filter(|(_, mount)| Bind::of(mount).is_some());
+    Places {
+        rootfs: dir.join("rootfs"),
+        volumes: volumes
+            .map(|(index, mount)| (dir.join(volume(index)), mount.destination().clone()))
+            .collect(),
+    }
+}
+
+/// Name of the place of the spec's mount `index`.
+fn volume(index: usize) -> String {
+    format!("m{index}")
 }
 
 fn attachment(mount: i32, path: String) -> Attachment {
@@ -375,9 +403,15 @@ mod tests {
             let bundle = Bundle::parse(bundle_dir, serde_json::to_vec(&json).unwrap()).unwrap();
             let share = Share::open(top.path()).unwrap();
             let (placed, attachments) = share.place("c1", &bundle, &[]).unwrap();
-            let places: Vec<i32> = attachments.iter().map(|attachment| attachment.mount).collect();
-            assert_eq!(places, [-1, 1, 2]);
+            let indices: Vec<i32> = attachments.iter().map(|attachment| attachment.mount).collect();
+            assert_eq!(indices, [-1, 1, 2]);
             let at = share.path().join("c1");
+            let places = places(top.path(), "c1", &bundle);
+            assert_eq!(places.rootfs, at.join("rootfs"));
+            assert_eq!(
+                places.volumes,
+                [(at.join("m1"), "/v".into()), (at.join("m2"), "/f".into())]
+            );
             assert!(at.join("rootfs/bin").is_dir());
             assert_eq!(fs::read_to_string(at.join("m2")).unwrap(), "single");
             assert!(fs::write(at.join("m1/x"), "").is_err(), "read-only for us, too");

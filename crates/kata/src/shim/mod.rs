@@ -11,6 +11,7 @@ mod signals;
 mod stream;
 pub mod sys;
 mod terminal;
+mod view;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -61,6 +62,11 @@ fn carry(arguments: Arguments, ready: &mut Option<File>) -> Result<u8> {
         },
         None => Stdio::inherited(arguments.terminal)?,
     };
+    // Only an engine looks at the files of the pid that stands for a container; without one, we write a record at the end.
+    let view = match (&arguments.record, arguments.exec_id.as_str()) {
+        (None, "") => Some(view::View::find(&arguments.dir, &arguments.id)?),
+        _ => None,
+    };
     let carry = Carry {
         dir: arguments.dir.clone(),
         id: arguments.id.clone(),
@@ -71,6 +77,9 @@ fn carry(arguments: Arguments, ready: &mut Option<File>) -> Result<u8> {
     let code = carry.run(|| {
         // The mounts of the bundle are not ours to hold.
         std::env::set_current_dir("/").attempt(|| "change to /".into())?;
+        if let Some(view) = view {
+            view.enter().attempt(|| "show the container's files".into())?;
+        }
         // The launcher reads to the end.
         let told = ready.take().map_or(Ok(()), |mut ready| ready.write_all(launch::READY));
         told.attempt(|| "tell the runtime that the shim is ready".into())
