@@ -6,6 +6,7 @@
 pub mod error;
 pub mod file;
 pub mod id;
+pub mod inherited;
 pub mod log;
 pub mod pidfd;
 pub mod socket;

@@ -26,3 +26,12 @@ pub fn pidfd_send_signal(pidfd: RawFd, signal: i32) -> io::Result<()> {
         Ok(())
     }
 }
+
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call reads and writes no memory; a number that is not open gives an error.
+    if number < 3 || unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: it is open, our parent made it for us and told us its number, and each number is taken once.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}

@@ -52,7 +52,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
 }
 
 fn listener(number: i32) -> Result<UnixListener> {
-    let fd: OwnedFd = sys::inherited(number).attempt(|| format!("take over descriptor {number}"))?;
+    let fd: OwnedFd = base::inherited::take(number)?;
     Ok(UnixListener::from(fd))
 }
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use base::{Context, Error, Kind, Result};
 
-use crate::shim::{Log, sys};
+use crate::shim::Log;
 
 /// What the monitor is started with.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Arguments {
 
     /// Takes over the socket to whoever started us.
     pub fn lease(&self) -> Result<UnixStream> {
-        let fd = sys::inherited(self.lease).attempt(|| format!("take descriptor {}", self.lease))?;
+        let fd = base::inherited::take(self.lease)?;
         Ok(UnixStream::from(fd))
     }
 }

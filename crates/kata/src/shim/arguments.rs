@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use base::{Context, Error, Kind, Result};
 
 use super::launch::Log;
-use super::sys;
 use super::terminal::Size;
 
 /// What the shim is started with.
@@ -102,7 +101,7 @@ impl Arguments {
         if self.ready < 3 {
             return Err(invalid("--ready-fd is needed".into()));
         }
-        let fd = sys::inherited(self.ready).attempt(|| format!("take descriptor {}", self.ready))?;
+        let fd = base::inherited::take(self.ready)?;
         Ok(File::from(fd))
     }
 }

@@ -3,7 +3,7 @@
 //! System calls of the shim that have no safe wrapper in our libraries: terminal requests, and all signals as a descriptor.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Rows and columns of a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,14 +81,6 @@ pub fn signalfd(set: &libc::sigset_t) -> io::Result<OwnedFd> {
     let fd = unsafe { libc::signalfd(-1, set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
     done(fd)?;
     // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Takes over a descriptor that the process was started with. Call it once per number.
-pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: the call takes integers; it fails for what is not open.
-    done(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
-    // SAFETY: it is open, above standard error, and was made for us by our parent, who told us its number.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
