@@ -112,8 +112,11 @@ impl Running {
                         template.dir().display(),
                         e.chain()
                     );
-                    if e.kind() != Kind::Gone {
-                        Store::open().remove(&template.manifest().key)?;
+                    // One that is not removed is replaced, or warned of again.
+                    if e.kind() != Kind::Gone
+                        && let Err(e) = Store::open().remove(&template.manifest().key)
+                    {
+                        log::debug!("{}", e.chain());
                     }
                     device::clear(dir);
                     spans.end("template", begin);

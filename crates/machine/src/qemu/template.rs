@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use base::{Context, Error, Kind, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
 use super::command::{self, Accelerator, Beginning, BootFiles, Descriptors};
@@ -105,9 +105,10 @@ pub async fn thaw(
     let state = template.state()?;
     let plugs = command::plugs(&command::devices(spec))?;
     let memory = template::memory(spec.memory_mib)?;
-    let (mut ours, theirs) = UnixStream::pair().attempt(|| "create a socket pair".into())?;
+    let (ours, theirs) = UnixStream::pair().attempt(|| "create a socket pair".into())?;
     let started = Started::new(backend, spec, dir, Memory::Thaw(&memory), &[theirs.as_fd()])?;
     let stream = theirs.as_raw_fd();
+    drop(theirs);
     let filled = {
         let template = template.clone();
         let memory: File = memory.try_clone().attempt(|| "duplicate a descriptor".into())?;
@@ -117,14 +118,27 @@ pub async fn thaw(
     told("hypervisor", begin);
     filled.await.context(Kind::Bug, || "run a thread".into())??;
     told("memory", begin);
+    match revive(&mut running, ours, stream, state, plugs, told).await {
+        Ok(()) => Ok(running),
+        Err(e) => Err(judge(&running, e)),
+    }
+}
 
+/// Loads the state through the socket pair of `ours`, whose other end QEMU has as `stream`; plugs the devices; lets go.
+async fn revive(
+    running: &mut Running,
+    mut ours: UnixStream,
+    stream: i32,
+    state: Vec<u8>,
+    plugs: Vec<Value>,
+    told: Steps<'_>,
+) -> Result<()> {
     let begin = Instant::now();
     // Ends when QEMU has read it, or is gone.
     let sent = spawn_blocking(move || ours.write_all(&state));
     memory_stays(&mut running.qmp).await?;
     let uri = format!("fd:{stream}");
     running.qmp.execute("migrate-incoming", json!({ "uri": uri })).await?;
-    drop(theirs);
     completed(&mut running.qmp).await?;
     let sent = sent.await.context(Kind::Bug, || "run a thread".into())?;
     sent.context(Kind::Gone, || "send the state of the machine".into())?;
@@ -137,7 +151,18 @@ pub async fn thaw(
     // Only now: a command to go on that comes before the end of the migration is lost in QEMU 7.2.
     running.set_running(true).await?;
     told("plug", begin);
-    Ok(running)
+    Ok(())
+}
+
+/// A hypervisor that ends on what it is given says so; one that is killed says nothing about the template.
+fn judge(running: &Running, error: Error) -> Error {
+    let ended = running.process().wait(Some(super::LAST_WORDS));
+    match running.cause().filter(|_| error.kind() == Kind::Gone && ended.is_ok()) {
+        Some(cause) if !cause.contains("killed by SIGKILL") => {
+            Error::new(Kind::Invalid, "the hypervisor refuses the template").because(cause)
+        }
+        _ => error,
+    }
 }
 
 /// Memory that is shared is no part of what migrates.
