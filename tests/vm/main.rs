@@ -12,6 +12,7 @@ mod mounts;
 mod porcelain;
 mod process;
 mod stdio;
+mod template;
 mod terminal;
 
 use libtest_mimic::{Arguments, Trial};
@@ -24,7 +25,7 @@ fn main() {
     }
     // A machine per core: more only makes each one slower under software emulation.
     args.test_threads = args.test_threads.or(Some(2));
-    let groups: [fn() -> Vec<Trial>; 11] = [
+    let groups: [fn() -> Vec<Trial>; 12] = [
         lifecycle::cases,
         process::cases,
         mounts::cases,
@@ -36,6 +37,7 @@ fn main() {
         boot::cases,
         crash::cases,
         porcelain::cases,
+        template::cases,
     ];
     // A failed assertion is reported by the runner, not by the panic hook of its thread.
     std::panic::set_hook(Box::new(|_| {}));

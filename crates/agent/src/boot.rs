@@ -12,7 +12,7 @@ use log::LevelFilter;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::sethostname;
 
-use crate::{modules, mounts, sys};
+use crate::{modules, mounts, sys, template};
 
 /// Most descriptors of a process, unless the container says otherwise. As container engines have it.
 const DESCRIPTORS: u64 = 1 << 20;
@@ -21,7 +21,10 @@ const DEBUG: &str = "kata.debug";
 
 /// Proof that it has booted.
 #[derive(Debug)]
-pub struct Booted(());
+pub struct Booted {
+    /// It is to be frozen.
+    pub template: bool,
+}
 
 /// Boots. Errors: with the step that failed; nothing can be done then.
 pub fn boot() -> Result<Booted> {
@@ -39,7 +42,9 @@ pub fn boot() -> Result<Booted> {
         setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS).attempt(|| "raise the limit of descriptors".into())
     })?;
     log::info!("booted: {}", steps.told());
-    Ok(Booted(()))
+    Ok(Booted {
+        template: template::wanted(&line),
+    })
 }
 
 fn start_log(line: &str) -> Result<()> {

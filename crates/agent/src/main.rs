@@ -23,6 +23,7 @@ mod share;
 mod stdio;
 mod streams;
 mod sys;
+mod template;
 
 use std::process::ExitCode;
 

@@ -31,6 +31,7 @@ use crate::hello::hello;
 use crate::power;
 use crate::reaper::Reaper;
 use crate::streams::Streams;
+use crate::template;
 
 /// Threads stay: when a workload leaves none for us to make, those that we have still serve.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -40,16 +41,16 @@ const ENDING: Duration = Duration::from_secs(10);
 const FETCHING: Duration = Duration::from_secs(2);
 
 /// Serves for ever. Errors: what keeps it from beginning to.
-pub fn run(_: Booted) -> Result<Infallible> {
+pub fn run(booted: Booted) -> Result<Infallible> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_keep_alive(FOR_EVER)
         .build()
         .attempt(|| "start the runtime".into())?;
-    runtime.block_on(serve())
+    runtime.block_on(serve(booted))
 }
 
-async fn serve() -> Result<Infallible> {
+async fn serve(booted: Booted) -> Result<Infallible> {
     let children = Reaper::listen().attempt(|| "ask for signals of children".into())?;
     let (reaper, events) = (Arc::<Reaper>::default(), Arc::<Events>::default());
     let containers = Arc::new(Containers::new(Arc::clone(&reaper), Arc::clone(&events)));
@@ -65,7 +66,11 @@ async fn serve() -> Result<Infallible> {
     let stdio = listen(port::STDIO)?;
     server.start().await.context(Kind::Bug, || "start the server".into())?;
     tokio::spawn(reaper.run(children));
-    tokio::spawn(knock());
+    if booted.template {
+        template::offer()?;
+    } else {
+        tokio::spawn(knock());
+    }
     streams.serve(stdio).await
 }
 

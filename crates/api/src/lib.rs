@@ -9,6 +9,7 @@ mod generated;
 pub mod kind;
 pub mod port;
 pub mod stream;
+pub mod template;
 
 /// containerd's shim API (Task v2/v3, events, types).
 #[cfg(feature = "task")]

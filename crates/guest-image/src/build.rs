@@ -18,7 +18,7 @@ use crate::store::{GuestImage, INITRAMFS, KERNEL, Lock, MANIFEST, Store};
 use crate::{apt, bzimage, digest, elf, initramfs};
 
 /// Changes when the same inputs make another image.
-const LAYOUT: &str = "kata guest image 1";
+const LAYOUT: &str = "kata guest image 2";
 
 /// What to build.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -52,6 +52,7 @@ impl Backend for Fake {
             own_devices: true,
             pause: true,
             accelerated: false,
+            templates: false,
         }
     }
 

@@ -15,16 +15,19 @@ pub mod qemu;
 pub mod registry;
 mod sys;
 pub mod tail;
+pub mod template;
 pub mod tsc;
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 pub use registry::{choose, clean};
 
 use async_trait::async_trait;
-use base::Result;
 use base::pidfd::Pidfd;
+use base::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
+use template::{Recipe, Template};
 use tokio::net::UnixStream;
 
 /// A machine to be launched. Paths are the host's.
@@ -78,6 +81,8 @@ pub struct Caps {
     pub pause: bool,
     /// Uses the processor's virtualization.
     pub accelerated: bool,
+    /// Makes templates and begins machines as copies of them.
+    pub templates: bool,
 }
 
 /// What is written to disk so that a later process can adopt or clean up.
@@ -105,6 +110,32 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// Starts the hypervisor's process with `dir` (the sandbox's) as working directory and boots the guest. Returns when the
     /// process runs and obeys, not when the guest is up. The process dies with the thread that launched it.
     async fn launch(&self, spec: &MachineSpec, dir: &Path) -> Result<Box<dyn Machine>>;
+    /// All that a template of `spec` depends on; its devices are no part of it.
+    fn recipe(&self, _spec: &MachineSpec) -> Result<Recipe> {
+        Err(without_templates(self.name()))
+    }
+    /// Boots `spec` without devices until its console has printed `ready`, and writes the frozen guest into `dir`.
+    async fn freeze(&self, _spec: &MachineSpec, _ready: &str, _dir: &Path) -> Result<()> {
+        Err(without_templates(self.name()))
+    }
+    /// As [`Backend::launch`], with a copy of a guest that was frozen of the same `spec`: it runs already, and finds the devices
+    /// when it looks for them. Steps are told as they end, with their beginning.
+    async fn thaw(
+        &self,
+        _spec: &MachineSpec,
+        _template: &Template,
+        _dir: &Path,
+        _told: Steps<'_>,
+    ) -> Result<Box<dyn Machine>> {
+        Err(without_templates(self.name()))
+    }
+}
+
+/// Who is told how long the steps of a start took.
+pub type Steps<'a> = &'a mut (dyn FnMut(&'static str, Instant) + Send);
+
+fn without_templates(name: &str) -> Error {
+    Error::new(Kind::Unsupported, format!("hypervisor {name} has no templates"))
 }
 
 /// A running machine. Dropping it kills the process and waits for its end.

@@ -78,6 +78,7 @@ mod tests {
                 own_devices: true,
                 pause: false,
                 accelerated: false,
+                templates: false,
             }
         }
         fn check(&self) -> Result<()> {

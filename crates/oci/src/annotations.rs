@@ -28,6 +28,8 @@ pub struct Overrides {
     pub hypervisor_path: Option<PathBuf>,
     /// `hypervisor.kernel_params`: added to the kernel's command line.
     pub kernel_params: Option<String>,
+    /// `hypervisor.enable_template`: whether the machine may begin as a copy of a frozen guest.
+    pub template: Option<bool>,
     /// `runtime.hypervisor_name`: which backend.
     pub hypervisor: Option<String>,
     /// `runtime.create_container_timeout`: how long the creation of a container may take.
@@ -63,6 +65,7 @@ impl Overrides {
             "hypervisor.initrd" => self.initrd = Some(file(value)?),
             "hypervisor.path" => self.hypervisor_path = Some(file(value)?),
             "hypervisor.kernel_params" => self.kernel_params = Some(printable(value)?),
+            "hypervisor.enable_template" => self.template = Some(truth(value)?),
             "runtime.hypervisor_name" => self.hypervisor = Some(name(value)?),
             "runtime.create_container_timeout" => self.create_timeout = Some(Duration::from_secs(positive(value)?)),
             _ => return Ok(false),
@@ -116,6 +119,13 @@ fn printable(value: &str) -> Result<String> {
     Ok(value.trim().to_owned())
 }
 
+fn truth(value: &str) -> Result<bool> {
+    value
+        .trim()
+        .parse()
+        .context(Kind::Invalid, || "neither true nor false".into())
+}
+
 fn name(value: &str) -> Result<String> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if value.is_empty() || !value.bytes().all(plain) {
@@ -142,6 +152,7 @@ mod tests {
             ("config.hypervisor.default_vcpus", "1.5"),
             ("config.hypervisor.kernel", "/proc/self/exe"),
             ("config.hypervisor.kernel_params", " a=b  c "),
+            ("config.hypervisor.enable_template", "false"),
             ("config.runtime.hypervisor_name", "qemu"),
             ("config.runtime.create_container_timeout", "90"),
             ("config.hypervisor.hotplug_everything", "true"),
@@ -152,6 +163,7 @@ mod tests {
             vcpus: Some(2),
             kernel: Some("/proc/self/exe".into()),
             kernel_params: Some("a=b  c".into()),
+            template: Some(false),
             hypervisor: Some("qemu".into()),
             create_timeout: Some(Duration::from_secs(90)),
             unknown: vec!["io.katacontainers.config.hypervisor.hotplug_everything".into()],
@@ -174,6 +186,7 @@ mod tests {
             ("config.hypervisor.initrd", "/no/such/file"),
             ("config.hypervisor.path", "/"),
             ("config.hypervisor.kernel_params", "a\nb"),
+            ("config.hypervisor.enable_template", "off"),
             ("config.runtime.hypervisor_name", "../x"),
             ("config.runtime.create_container_timeout", ""),
         ];

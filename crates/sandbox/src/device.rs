@@ -106,6 +106,14 @@ fn listen(dir: &Path, name: &str) -> Result<OwnedFd> {
     base::socket::listen(&dir.join(name)).map(OwnedFd::from)
 }
 
+/// Removes the sockets of a process that has ended, so that another can be started.
+pub fn clear(dir: &Path) {
+    for name in [FS, VSOCK, HYBRID] {
+        // One that is not there does not matter; one that stays is told by whoever wants its name.
+        let _ = std::fs::remove_file(dir.join(name));
+    }
+}
+
 /// Where the guest knocks when it is up.
 pub fn knock(dir: &Path) -> PathBuf {
     dir.join(format!("{HYBRID}_{}", api::port::CONTROL))

@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 
 use base::pidfd::Pidfd;
 use base::{Context, Error, Kind, Result};
+use machine::template::{Store, Template};
 use machine::{Backend, Machine, MachineSpec, SavedMachine};
+use oci::spec::LinuxResources;
 use tokio::net::UnixListener;
 
 use crate::device::{self, DeviceProcess};
 use crate::guest::Guest;
 use crate::saved::SavedProcess;
-use crate::size::Size;
+use crate::size::{self, Size};
 use crate::span::Spans;
 use crate::sys;
 
@@ -39,6 +41,42 @@ pub struct Blueprint {
     pub deadline: Duration,
     /// The program whose role `device` serves the devices: our own.
     pub program: PathBuf,
+    /// A frozen guest to begin with instead of booting.
+    pub template: Option<Template>,
+}
+
+impl Blueprint {
+    /// The size of the machine for a container with these limits.
+    pub fn size(&self, resources: Option<&LinuxResources>) -> Size {
+        let cpus = std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(1));
+        let asked = size::of(resources, cpus);
+        Size {
+            vcpus: self.vcpus.unwrap_or(asked.vcpus),
+            memory_mib: self.memory_mib.unwrap_or(asked.memory_mib),
+        }
+    }
+
+    /// The machine of this size.
+    pub fn spec(&self, size: Size) -> MachineSpec {
+        let (share, vsock) = device::specs();
+        MachineSpec {
+            vcpus: size.vcpus,
+            memory_mib: size.memory_mib,
+            kernel: self.kernel.clone(),
+            initramfs: self.initramfs.clone(),
+            kernel_params: self.kernel_params.clone(),
+            shares: vec![share],
+            vsock,
+            binary: self.binary.clone(),
+        }
+    }
+
+    /// The machine whose frozen guest serves those of `size`.
+    pub fn template_spec(&self, size: Size) -> MachineSpec {
+        let mut spec = self.spec(size);
+        spec.kernel_params = format!("{} {}", spec.kernel_params, api::template::PARAMETER);
+        spec
+    }
 }
 
 /// A machine that is up, and its device process. Dropping it ends both.
@@ -49,8 +87,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts both and waits until the agent answers. Errors: why it did not come up, with the last lines of the guest's console;
-    /// nothing is left then.
+    /// Starts both and waits until the agent answers. A template that does not come to life costs a warning and a boot. Errors: why
+    /// the machine did not come up, with the last lines of the guest's console; nothing is left then.
     pub async fn launch(
         plan: &Blueprint,
         size: Size,
@@ -59,58 +97,117 @@ impl Running {
         spans: &mut Spans,
     ) -> Result<(Running, Guest)> {
         let begin = Instant::now();
-        let late = || {
-            let what = format!("the guest is not up after {} s", plan.deadline.as_secs());
-            Error::new(Kind::Timeout, what)
-        };
+        if let Some(template) = &plan.template {
+            let mut tried = spans.clone();
+            // As long again is left for the boot.
+            let deadline = plan.deadline / 2;
+            match Running::thaw(plan, template, size, dir, share, deadline, &mut tried).await {
+                Ok(up) => {
+                    *spans = tried;
+                    return Ok(up);
+                }
+                Err(e) => {
+                    log::warn!(
+                        "template {} is of no use, booting: {}",
+                        template.dir().display(),
+                        e.chain()
+                    );
+                    // One that is not removed is replaced, or warned of again.
+                    if e.kind() != Kind::Gone
+                        && let Err(e) = Store::open().remove(&template.manifest().key)
+                    {
+                        log::debug!("{}", e.chain());
+                    }
+                    device::clear(dir);
+                    spans.end("template", begin);
+                }
+            }
+        }
+        let left = plan.deadline.saturating_sub(begin.elapsed());
+        Running::boot(plan, size, dir, share, left, spans).await
+    }
+
+    async fn boot(
+        plan: &Blueprint,
+        size: Size,
+        dir: &Path,
+        share: &Path,
+        deadline: Duration,
+        spans: &mut Spans,
+    ) -> Result<(Running, Guest)> {
+        let begin = Instant::now();
         let knock = base::socket::listen(&device::knock(dir))?;
         knock.set_nonblocking(true).attempt(|| "unblock a listener".into())?;
         let knock = UnixListener::from_std(knock).attempt(|| "watch a listener".into())?;
-        let device = if plan.backend.caps().own_devices {
-            None
-        } else {
-            Some(DeviceProcess::start(&plan.program, dir, share)?)
-        };
-        spans.end("device", begin);
-
+        let device = serve_devices(plan, dir, share, spans)?;
         let launched = Instant::now();
-        let (share, vsock) = device::specs();
-        let spec = MachineSpec {
-            vcpus: plan.vcpus.unwrap_or(size.vcpus),
-            memory_mib: plan.memory_mib.unwrap_or(size.memory_mib),
-            kernel: plan.kernel.clone(),
-            initramfs: plan.initramfs.clone(),
-            kernel_params: plan.kernel_params.clone(),
-            shares: vec![share],
-            vsock,
-            binary: plan.binary.clone(),
+        let spec = plan.spec(size);
+        let machine = tokio::time::timeout(deadline, plan.backend.launch(&spec, dir)).await;
+        let running = Running::of(machine.unwrap_or_else(|_| Err(late(plan))), device)?;
+        spans.end("machine", launched);
+        let up = async |machine: &dyn Machine, spans: &mut Spans| {
+            let begin = Instant::now();
+            let knocked = knock.accept().await;
+            knocked.attempt(|| "wait for the guest".into())?;
+            spans.end("kernel", begin);
+            greet(machine, spans).await
         };
-        let machine = tokio::time::timeout(plan.deadline, plan.backend.launch(&spec, dir)).await;
-        let machine = match machine {
-            Ok(Ok(machine)) => machine,
-            Ok(Err(e)) => {
+        let left = deadline.saturating_sub(begin.elapsed());
+        let outcome = tokio::select! {
+            up = up(&*running.machine, spans) => up,
+            () = ended(&running) => Err(Error::new(Kind::Guest, running.cause())),
+            () = tokio::time::sleep(left) => Err(late(plan)),
+        };
+        running.settle(outcome).await
+    }
+
+    async fn thaw(
+        plan: &Blueprint,
+        template: &Template,
+        size: Size,
+        dir: &Path,
+        share: &Path,
+        deadline: Duration,
+        spans: &mut Spans,
+    ) -> Result<(Running, Guest)> {
+        let begin = Instant::now();
+        let device = serve_devices(plan, dir, share, spans)?;
+        let spec = plan.template_spec(size);
+        let mut told = |step: &'static str, begin| spans.end(step, begin);
+        let machine = plan.backend.thaw(&spec, template, dir, &mut told);
+        let machine = tokio::time::timeout(deadline, machine).await;
+        let running = Running::of(machine.unwrap_or_else(|_| Err(late(plan))), device)?;
+        let left = deadline.saturating_sub(begin.elapsed());
+        let outcome = tokio::select! {
+            // A call that comes before the guest has found its devices waits there.
+            up = greet(&*running.machine, spans) => up,
+            () = ended(&running) => Err(Error::new(Kind::Gone, running.cause())),
+            () = tokio::time::sleep(left) => Err(late(plan)),
+        };
+        running.settle(outcome).await
+    }
+
+    fn of(machine: Result<Box<dyn Machine>>, device: Option<DeviceProcess>) -> Result<Running> {
+        match machine {
+            Ok(machine) => Ok(Running { machine, device }),
+            Err(e) => {
                 // A hypervisor that misses its device process complains about sockets.
                 let cause = device.as_ref().and_then(DeviceProcess::cause);
-                return Err(match cause {
+                Err(match cause {
                     Some(cause) => Error::new(Kind::Gone, "launch the machine").because(cause),
                     None => e,
-                });
+                })
             }
-            Err(_) => return Err(late()),
-        };
-        spans.end("machine", launched);
-        let mut running = Running { machine, device };
-        let left = plan.deadline.saturating_sub(begin.elapsed());
-        let outcome = tokio::select! {
-            up = up(&*running.machine, &knock, spans) => up,
-            () = ended(&running) => Err(Error::new(Kind::Guest, running.cause())),
-            () = tokio::time::sleep(left) => Err(late()),
-        };
+        }
+    }
+
+    /// Adds the console's last lines to an error, and ends the machine then.
+    async fn settle(mut self, outcome: Result<Guest>) -> Result<(Running, Guest)> {
         match outcome {
-            Ok(guest) => Ok((running, guest)),
+            Ok(guest) => Ok((self, guest)),
             Err(e) => {
-                let console = running.machine.console();
-                running.kill().await;
+                let console = self.machine.console();
+                self.kill().await;
                 let kind = e.kind();
                 let what = "the guest did not come up";
                 let last = match console.as_str() {
@@ -162,12 +259,23 @@ impl Running {
     }
 }
 
-/// The guest knocks, then answers.
-async fn up(machine: &dyn Machine, knock: &UnixListener, spans: &mut Spans) -> Result<Guest> {
+fn late(plan: &Blueprint) -> Error {
+    let what = format!("the guest is not up after {} s", plan.deadline.as_secs());
+    Error::new(Kind::Timeout, what)
+}
+
+fn serve_devices(plan: &Blueprint, dir: &Path, share: &Path, spans: &mut Spans) -> Result<Option<DeviceProcess>> {
     let begin = Instant::now();
-    let knocked = knock.accept().await;
-    knocked.attempt(|| "wait for the guest".into())?;
-    spans.end("kernel", begin);
+    let own = plan.backend.caps().own_devices;
+    let device = (!own)
+        .then(|| DeviceProcess::start(&plan.program, dir, share))
+        .transpose()?;
+    spans.end("device", begin);
+    Ok(device)
+}
+
+/// Reaches the agent and tells it what a fresh guest must know.
+async fn greet(machine: &dyn Machine, spans: &mut Spans) -> Result<Guest> {
     let begin = Instant::now();
     let stream = machine.dial(api::port::CONTROL).await?;
     let (guest, facts) = Guest::greet(stream).await?;

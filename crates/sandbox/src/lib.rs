@@ -22,4 +22,5 @@ mod sys;
 pub use keeper::Blueprint;
 pub use sandbox::Sandbox;
 pub use share::Share;
+pub use size::Size;
 pub use span::Spans;

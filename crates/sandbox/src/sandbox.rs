@@ -26,7 +26,6 @@ use crate::keeper::{Blueprint, Running, end_of};
 use crate::process::{Exit, Process, Stage};
 use crate::saved::{self, Saved, SavedContainer, SavedProcess};
 use crate::share::{Placed, RootMount, Share};
-use crate::size;
 use crate::span::Spans;
 
 /// How long a guest may take to write back its files at its end.
@@ -231,8 +230,7 @@ impl Sandbox {
 
     /// Brings the machine up and leaves it to its keeper.
     async fn boot(self: &Arc<Self>, bundle: &Bundle) -> Result<()> {
-        let cpus = std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(1));
-        let size = size::of(bundle.resources(), cpus);
+        let size = self.plan.size(bundle.resources());
         let mut spans = self.state().spans.clone();
         let launched = Running::launch(&self.plan, size, &self.dir, self.share.path(), &mut spans).await;
         let (running, guest) = match launched {

@@ -108,6 +108,7 @@ impl Stage {
             ..fake
         };
         let plan = Blueprint {
+            template: None,
             backend: Box::new(fake),
             binary: None,
             kernel: PathBuf::new(),

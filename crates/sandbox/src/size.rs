@@ -10,6 +10,8 @@ const DEFAULT_MEMORY_MIB: u64 = 2048;
 const GUEST_MIB: u64 = 160;
 /// The kernel keeps 64 bytes for each page of 4096.
 const PAGES_SHARE: u64 = 64;
+/// Machines come in multiples of this, so that few templates serve all of them, MiB.
+const STEP_MIB: u64 = 256;
 const MIB: u64 = 1 << 20;
 
 /// Of a machine.
@@ -30,7 +32,8 @@ pub fn of(resources: Option<&LinuxResources>, cpus: u32) -> Size {
         .filter(|limit| *limit > 0);
     let memory_mib = limit.map_or(DEFAULT_MEMORY_MIB, |limit| {
         let mib = limit.div_ceil(MIB);
-        mib.saturating_add(mib / PAGES_SHARE).saturating_add(GUEST_MIB)
+        let needed = mib.saturating_add(mib / PAGES_SHARE).saturating_add(GUEST_MIB);
+        needed.checked_next_multiple_of(STEP_MIB).unwrap_or(needed)
     });
     let cpu = resources.and_then(|all| all.cpu().as_ref());
     let quota = cpu
@@ -69,8 +72,10 @@ mod tests {
                 memory_mib: DEFAULT_MEMORY_MIB
             }
         );
-        assert_eq!(size(r#"{"memory":{"limit":67108864}}"#), (1, 64 + 1 + GUEST_MIB));
-        assert_eq!(size(r#"{"memory":{"limit":1}}"#), (1, 1 + GUEST_MIB));
+        assert_eq!(size(r#"{"memory":{"limit":67108864}}"#), (1, 256));
+        assert_eq!(size(r#"{"memory":{"limit":1}}"#), (1, 256));
+        assert_eq!(size(r#"{"memory":{"limit":536870912}}"#), (1, 768));
+        assert!(size(r#"{"memory":{"limit":9223372036854775807}}"#).1 > 1 << 43);
         for none in [
             r#"{"memory":{"limit":-1}}"#,
             r#"{"memory":{"limit":0}}"#,

@@ -5,6 +5,8 @@
 mod agent;
 mod build;
 mod list;
+mod sys;
+mod template;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -31,6 +33,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Frozen guests, from which sandboxes begin without booting
+    #[command(subcommand)]
+    Template(template::Command),
     /// Print an image's manifest
     Inspect {
         /// A name, a key, or the start of a key
@@ -75,6 +80,7 @@ fn run(command: Command) -> Result<()> {
     let store = Store::open();
     match command {
         Command::Build(arguments) => build::run(&store, arguments),
+        Command::Template(command) => template::run(command),
         Command::Ls { json } => list::run(&store, json),
         Command::Inspect { image, verify } => list::inspect(&store, &image, verify),
         Command::Rm { all: true, .. } => {

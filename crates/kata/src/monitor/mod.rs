@@ -9,8 +9,9 @@
 //! ```
 
 mod arguments;
+mod builder;
 mod door;
-mod plan;
+pub mod plan;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -28,6 +29,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::shim::refusal;
 use arguments::Arguments;
+use builder::Builder;
 use door::Door;
 
 /// How long clients may take to read the last answers.
@@ -65,7 +67,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
 
 fn live(arguments: &Arguments, lease: UnixStream, origin: Instant) -> Result<()> {
     let bundle = Bundle::open(&arguments.bundle)?;
-    let plan = plan::of(&bundle)?;
+    let (plan, builder) = plan::of(&bundle)?;
     let dir = OwnedDir::create(&arguments.root.join(&arguments.id))?;
     // The engine's terminal and directory are none of ours.
     nix::unistd::setsid().attempt(|| "start a session".into())?;
@@ -79,7 +81,7 @@ fn live(arguments: &Arguments, lease: UnixStream, origin: Instant) -> Result<()>
         let mut spans = Spans::since(origin);
         spans.end("monitor", origin);
         let sandbox = Sandbox::new(&arguments.id, dir.path(), share, plan, spans)?;
-        serve(&sandbox, &door, lease).await
+        serve(&sandbox, &door, lease, builder).await
     });
     // What the tasks own goes with them: machine, device process, mounts.
     drop(runtime);
@@ -101,7 +103,12 @@ enum End {
     Told,
 }
 
-async fn serve(sandbox: &Arc<Sandbox>, door: &Door, mut lease: UnixStream) -> Result<End> {
+async fn serve(
+    sandbox: &Arc<Sandbox>,
+    door: &Door,
+    mut lease: UnixStream,
+    mut builder: Option<Builder>,
+) -> Result<End> {
     let mut terminate = signal(SignalKind::terminate()).attempt(|| "watch for SIGTERM".into())?;
     let mut interrupt = signal(SignalKind::interrupt()).attempt(|| "watch for SIGINT".into())?;
     let mut hangup = signal(SignalKind::hangup()).attempt(|| "watch for SIGHUP".into())?;
@@ -120,7 +127,13 @@ async fn serve(sandbox: &Arc<Sandbox>, door: &Door, mut lease: UnixStream) -> Re
     loop {
         tokio::select! {
             read = lease.read_buf(&mut word), if !released => match read {
-                Ok(1..) => released = word.ends_with(b"release\n"),
+                Ok(1..) => {
+                    released = word.ends_with(b"release\n");
+                    if released {
+                        // The machine is up: now it disturbs nobody.
+                        drop(builder.take());
+                    }
+                }
                 _ => return Ok(End::Abandoned),
             },
             () = sandbox.emptied(), if released => {

@@ -5,33 +5,73 @@
 use std::time::Duration;
 
 use base::Result;
-use guest_image::Store;
-use oci::Bundle;
+use machine::template;
+use oci::{Bundle, Overrides};
 use sandbox::Blueprint;
+
+use super::builder::Builder;
 
 /// How long a guest may take to come up; Kata's default too.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// For the sandbox that `bundle` begins. Errors: no guest image, no hypervisor, an annotation that makes no sense.
-pub fn of(bundle: &Bundle) -> Result<Blueprint> {
+/// For the sandbox that `bundle` begins, with whoever makes the template that it could not begin with. Errors: no guest image, no
+/// hypervisor, an annotation that makes no sense.
+pub fn of(bundle: &Bundle) -> Result<(Blueprint, Option<Builder>)> {
     let wanted = bundle.overrides()?;
+    let mut plan = blueprint(&wanted)?;
+    // A template is made of the defaults only: one for a kernel that somebody tries out would hardly be used twice.
+    let usual = wanted.kernel.is_none()
+        && wanted.initrd.is_none()
+        && wanted.hypervisor_path.is_none()
+        && wanted.kernel_params.is_none();
+    if !(usual && plan.backend.caps().templates && wanted.template.unwrap_or(true)) {
+        return Ok((plan, None));
+    }
+    let size = plan.size(bundle.resources());
+    let store = template::Store::open();
+    let found = plan
+        .backend
+        .recipe(&plan.template_spec(size))
+        .and_then(|recipe| store.find(&recipe.key()));
+    let builder = match found {
+        Ok(Some(found)) => {
+            plan.template = Some(found);
+            None
+        }
+        Ok(None) => Some(size),
+        Err(e) => {
+            log::warn!("no use of a template, booting: {}", e.chain());
+            Some(size)
+        }
+    };
+    let builder = builder.filter(|_| !store.failed_lately());
+    let name = plan.backend.name();
+    Ok((plan, builder.and_then(|size| Builder::start(name, size))))
+}
+
+/// The machine that `wanted` asks for, without a template.
+pub fn blueprint(wanted: &Overrides) -> Result<Blueprint> {
     let backend = machine::choose(wanted.hypervisor.as_deref())?;
-    let (kernel, initramfs) = match (wanted.kernel, wanted.initrd) {
-        (Some(kernel), Some(initramfs)) => (kernel, initramfs),
+    let (kernel, initramfs) = match (&wanted.kernel, &wanted.initrd) {
+        (Some(kernel), Some(initramfs)) => (kernel.clone(), initramfs.clone()),
         (kernel, initramfs) => {
-            let image = Store::open().default()?;
-            (kernel.unwrap_or(image.kernel), initramfs.unwrap_or(image.initramfs))
+            let image = guest_image::Store::open().default()?;
+            (
+                kernel.clone().unwrap_or(image.kernel),
+                initramfs.clone().unwrap_or(image.initramfs),
+            )
         }
     };
     Ok(Blueprint {
         backend,
-        binary: wanted.hypervisor_path,
+        binary: wanted.hypervisor_path.clone(),
         kernel,
         initramfs,
-        kernel_params: wanted.kernel_params.unwrap_or_default(),
+        kernel_params: wanted.kernel_params.clone().unwrap_or_default(),
         vcpus: wanted.vcpus,
         memory_mib: wanted.memory_mib,
         deadline: wanted.create_timeout.unwrap_or(DEADLINE),
         program: "/proc/self/exe".into(),
+        template: None,
     })
 }

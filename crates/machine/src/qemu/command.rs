@@ -10,6 +10,9 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
+use base::{Error, Kind, Result};
+use serde_json::{Value, json};
+
 use crate::MachineSpec;
 
 /// What executes the guest's instructions.
@@ -32,10 +35,19 @@ pub struct Descriptors {
     pub qmp: RawFd,
     /// Where the guest's console prints.
     pub console: RawFd,
-    /// Connection to the server of the vsock device.
-    pub vsock: RawFd,
-    /// Connections to the servers of [`MachineSpec::shares`], in their order.
-    pub shares: Vec<RawFd>,
+    /// Connections to the servers of the devices, in the order of [`devices`]; none for a machine that is frozen.
+    pub devices: Vec<RawFd>,
+}
+
+/// How the machine begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beginning {
+    /// It boots with all its devices.
+    Boot,
+    /// It boots without devices, to be frozen. Its memory is this descriptor.
+    Freeze(RawFd),
+    /// It goes on where another one was frozen, with all its devices still to be plugged. Its memory is this descriptor.
+    Thaw(RawFd),
 }
 
 /// Files that the guest boots from, by the paths that QEMU opens.
@@ -54,6 +66,7 @@ const TRANSLATION_MIB: u32 = 256;
 pub fn line(
     spec: &MachineSpec,
     accelerator: Accelerator,
+    beginning: Beginning,
     files: &BootFiles,
     descriptors: &Descriptors,
     name: &str,
@@ -77,8 +90,13 @@ pub fn line(
     line.pair("-smp", &spec.vcpus.to_string());
     line.pair("-m", &format!("{}M", spec.memory_mib));
     // Shared, so that the servers of the devices reach the guest's memory.
-    let memory = format!("memory-backend-memfd,id=memory,size={}M,share=on", spec.memory_mib);
-    line.pair("-object", &memory);
+    let memory = match beginning {
+        Beginning::Boot => "memory-backend-memfd,id=memory".to_owned(),
+        Beginning::Freeze(memory) | Beginning::Thaw(memory) => {
+            format!("memory-backend-file,id=memory,mem-path=/proc/self/fd/{memory}")
+        }
+    };
+    line.pair("-object", &format!("{memory},size={}M,share=on", spec.memory_mib));
     for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
         line.one(flag);
     }
@@ -91,31 +109,99 @@ pub fn line(
     line.pair("-mon", "chardev=qmp,mode=control");
     line.pair("-chardev", &format!("socket,id=console,fd={}", descriptors.console));
     line.pair("-serial", "chardev:console");
-    line.pair("-chardev", &format!("socket,id=vsock,fd={}", descriptors.vsock));
-    line.pair("-device", "vhost-user-vsock-pci,chardev=vsock");
-    for (n, (share, descriptor)) in spec.shares.iter().zip(&descriptors.shares).enumerate() {
-        line.pair("-chardev", &format!("socket,id=share{n},fd={descriptor}"));
-        let tag = escape(&share.tag);
-        line.pair("-device", &format!("vhost-user-fs-pci,chardev=share{n},tag={tag}"));
+    for (device, descriptor) in devices(spec).iter().zip(&descriptors.devices) {
+        line.pair("-chardev", &format!("socket,id={},fd={descriptor}", device.id));
+        if beginning == Beginning::Boot {
+            line.pair("-device", &device.option());
+        }
+    }
+    let mut params = kernel_params(accelerator);
+    if beginning != Beginning::Boot {
+        line.pair("-device", PORT);
+        params.push_str(" pcie_ports=compat");
+    }
+    for word in spec.kernel_params.split_ascii_whitespace() {
+        params.push(' ');
+        params.push_str(word);
+    }
+    if matches!(beginning, Beginning::Thaw(_)) {
+        line.pair("-incoming", "defer");
     }
     line.path("-kernel", &files.kernel);
     line.path("-initrd", &files.initramfs);
-    line.pair("-append", &kernel_params(&spec.kernel_params, accelerator));
+    line.pair("-append", &params);
     line.0
 }
 
+/// Where devices are plugged into a copy of a frozen machine. Without a power switch, and with a kernel that leaves the port
+/// alone, a device is there as soon as it is plugged, and the guest finds it when it looks.
+const PORT: &str = "pcie-root-port,id=free,chassis=1,power_controller_present=off";
+/// Devices that fit into the port: functions of one device.
+const FUNCTIONS: usize = 8;
+
+/// A device whose server is another process.
+#[derive(Debug)]
+pub struct Device {
+    id: String,
+    driver: &'static str,
+    properties: Vec<(&'static str, String)>,
+}
+
+/// The devices of a machine.
+pub fn devices(spec: &MachineSpec) -> Vec<Device> {
+    let mut devices = vec![Device {
+        id: "vsock".into(),
+        driver: "vhost-user-vsock-pci",
+        properties: Vec::new(),
+    }];
+    devices.extend(spec.shares.iter().enumerate().map(|(n, share)| Device {
+        id: format!("share{n}"),
+        driver: "vhost-user-fs-pci",
+        properties: vec![("tag", share.tag.clone())],
+    }));
+    devices
+}
+
+impl Device {
+    /// For `-device`.
+    fn option(&self) -> String {
+        let mut option = format!("{},chardev={}", self.driver, self.id);
+        for (name, value) in &self.properties {
+            option.push_str(&format!(",{name}={}", escape(value)));
+        }
+        option
+    }
+}
+
+/// Arguments of `device_add` that plug all `devices` into the port of a frozen machine's copy. The guest sees them once function
+/// 0 is there: it comes last. Errors: there are too many.
+pub fn plugs(devices: &[Device]) -> Result<Vec<Value>> {
+    if devices.len() > FUNCTIONS {
+        let what = format!("plug {} devices into a port for {FUNCTIONS}", devices.len());
+        return Err(Error::new(Kind::Unsupported, what));
+    }
+    let numbered = devices.iter().enumerate().rev();
+    let plugs = numbered.map(|(function, device)| {
+        let mut plug = json!({
+            "driver": device.driver, "id": format!("{}-device", device.id), "chardev": device.id,
+            "bus": "free", "addr": format!("0.{function}"), "multifunction": true,
+        });
+        for (name, value) in &device.properties {
+            plug[*name] = json!(value);
+        }
+        plug
+    });
+    Ok(plugs.collect())
+}
+
 /// What the kernel is told; the caller's words come last and win.
-fn kernel_params(extra: &str, accelerator: Accelerator) -> String {
+fn kernel_params(accelerator: Accelerator) -> String {
     // A panic ends QEMU at once (triple fault, -no-reboot); self-tests of ciphers nobody uses cost a third of the boot.
     let mut params = "console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests".to_owned();
     if let Accelerator::Tcg { tsc_khz } = accelerator {
         params.push_str(&format!(
             " tsc_early_khz={tsc_khz} tsc=reliable no_timer_check noreplace-smp {WITHOUT_CX16}"
         ));
-    }
-    for word in extra.split_ascii_whitespace() {
-        params.push(' ');
-        params.push_str(word);
     }
     params
 }
@@ -172,19 +258,18 @@ mod tests {
         }
     }
 
-    fn joined(accelerator: Accelerator) -> String {
+    fn joined(accelerator: Accelerator, beginning: Beginning) -> String {
         let spec = spec();
         let descriptors = Descriptors {
             qmp: 10,
             console: 11,
-            vsock: 12,
-            shares: vec![13],
+            devices: vec![12, 13],
         };
         let files = BootFiles {
             kernel: spec.kernel.clone(),
             initramfs: spec.initramfs.clone(),
         };
-        let words = line(&spec, accelerator, &files, &descriptors, "c1");
+        let words = line(&spec, accelerator, beginning, &files, &descriptors, "c1");
         let words: Vec<&str> = words.iter().map(|word| word.to_str().unwrap()).collect();
         words
             .join("\n")
@@ -225,7 +310,10 @@ mod tests {
 {REST}-append console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests tsc_early_khz=2600000 tsc=reliable no_timer_check \
              noreplace-smp clearcpuid=141 loglevel=7 debug"
         );
-        assert_eq!(joined(Accelerator::Tcg { tsc_khz: 2_600_000 }), expected);
+        assert_eq!(
+            joined(Accelerator::Tcg { tsc_khz: 2_600_000 }, Beginning::Boot),
+            expected
+        );
     }
 
     #[test]
@@ -238,6 +326,36 @@ mod tests {
 -cpu host
 {REST}-append console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests loglevel=7 debug"
         );
-        assert_eq!(joined(Accelerator::Kvm), expected);
+        assert_eq!(joined(Accelerator::Kvm, Beginning::Boot), expected);
+    }
+
+    #[test]
+    fn a_template_and_its_copies_differ_in_their_beginning_only() {
+        let tcg = Accelerator::Tcg { tsc_khz: 2_600_000 };
+        let boot = joined(tcg, Beginning::Boot);
+        let (freeze, thaw) = (joined(tcg, Beginning::Freeze(20)), joined(tcg, Beginning::Thaw(20)));
+        assert_eq!(thaw.replace("-incoming defer\n", ""), freeze);
+        let memory = "memory-backend-file,id=memory,mem-path=/proc/self/fd/20,size=300M,share=on";
+        assert!(
+            freeze.contains(memory) && freeze.contains(" pcie_ports=compat loglevel=7 debug"),
+            "{freeze}"
+        );
+        let port = "-device pcie-root-port,id=free,chassis=1,power_controller_present=off\n";
+        let devices = "-device vhost-user-vsock-pci,chardev=vsock\n";
+        assert!(boot.contains(devices) && !boot.contains(port));
+        assert!(
+            freeze.contains(port) && !freeze.contains(devices) && freeze.contains("-chardev socket,id=vsock,fd=12\n")
+        );
+    }
+
+    #[test]
+    fn the_function_that_shows_all_others_is_plugged_last() {
+        let mut spec = spec();
+        let plugged = plugs(&devices(&spec)).unwrap();
+        let addresses: Vec<&str> = plugged.iter().map(|plug| plug["addr"].as_str().unwrap()).collect();
+        assert_eq!(addresses, ["0.1", "0.0"]);
+        assert_eq!(plugged[0]["tag"], "ka,ta", "no option, no escape");
+        spec.shares = vec![spec.shares[0].clone(); 8];
+        assert_eq!(plugs(&devices(&spec)).unwrap_err().kind(), Kind::Unsupported);
     }
 }

@@ -9,8 +9,10 @@ pub mod binary;
 pub mod boot;
 pub mod command;
 pub mod qmp;
+mod template;
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -24,9 +26,10 @@ use tokio::net::UnixStream;
 
 use crate::process::{self, Identity, Owned};
 use crate::tail::Tail;
-use crate::{Backend, Caps, Machine, MachineSpec, SavedMachine, hybrid, kvm, tsc};
+use crate::template::{Recipe, Template};
+use crate::{Backend, Caps, Machine, MachineSpec, SavedMachine, Steps, hybrid, kvm, tsc};
 use boot::Boot;
-use command::{Accelerator, BootFiles, Descriptors};
+use command::{Accelerator, Beginning, BootFiles, Descriptors};
 use qmp::Qmp;
 
 /// How long a QEMU that closed its control channel may take to end.
@@ -55,6 +58,7 @@ impl Backend for Qemu {
             own_devices: false,
             pause: true,
             accelerated: *self == Qemu::Kvm,
+            templates: true,
         }
     }
 
@@ -70,15 +74,30 @@ impl Backend for Qemu {
     }
 
     async fn launch(&self, spec: &MachineSpec, dir: &Path) -> Result<Box<dyn Machine>> {
-        let binary = match &spec.binary {
-            Some(given) => given.clone(),
-            None => binary::find()?,
-        };
-        let started = Running::start(*self, &binary, spec, dir)?;
+        let started = Started::new(*self, spec, dir, Memory::Own, &[])?;
         started
-            .obey(&binary)
+            .obey()
             .await
             .map(|running| Box::new(running) as Box<dyn Machine>)
+    }
+
+    fn recipe(&self, spec: &MachineSpec) -> Result<Recipe> {
+        self.template_of(spec)
+    }
+
+    async fn freeze(&self, spec: &MachineSpec, ready: &str, dir: &Path) -> Result<()> {
+        template::freeze(*self, spec, ready, dir).await
+    }
+
+    async fn thaw(
+        &self,
+        spec: &MachineSpec,
+        template: &Template,
+        dir: &Path,
+        told: Steps<'_>,
+    ) -> Result<Box<dyn Machine>> {
+        let running = template::thaw(*self, spec, template, dir, told).await?;
+        Ok(Box::new(running))
     }
 }
 
@@ -111,9 +130,21 @@ impl Qemu {
     }
 }
 
+/// Where the guest's memory comes from.
+#[derive(Debug, Clone, Copy)]
+enum Memory<'a> {
+    /// QEMU makes it, and boots.
+    Own,
+    /// Ours: QEMU boots in it, to be frozen.
+    Freeze(&'a File),
+    /// Ours, with what was frozen.
+    Thaw(&'a File),
+}
+
 /// A QEMU process whose control channel has not spoken yet. Dropping it ends the process.
 #[derive(Debug)]
 struct Started {
+    binary: PathBuf,
     process: Owned,
     backend: Qemu,
     start_time: u64,
@@ -135,8 +166,20 @@ struct Running {
     hybrid: PathBuf,
 }
 
-impl Running {
-    fn start(backend: Qemu, binary: &Path, spec: &MachineSpec, dir: &Path) -> Result<Started> {
+fn executable(spec: &MachineSpec) -> Result<PathBuf> {
+    spec.binary.clone().map_or_else(binary::find, Ok)
+}
+
+impl Started {
+    /// `inherited` are descriptors for later commands.
+    fn new(
+        backend: Qemu,
+        spec: &MachineSpec,
+        dir: &Path,
+        memory: Memory<'_>,
+        inherited: &[BorrowedFd<'_>],
+    ) -> Result<Started> {
+        let binary = executable(spec)?;
         if spec.vcpus == 0 || spec.memory_mib == 0 {
             let what = format!("launch a machine with {} vCPUs and {} MiB", spec.vcpus, spec.memory_mib);
             return Err(Error::new(Kind::Invalid, what));
@@ -146,12 +189,20 @@ impl Running {
             let path = dir.join(socket);
             base::socket::connect(&path).map(OwnedFd::from)
         };
-        let vsock = device(&spec.vsock.socket)?;
-        let shares: Vec<OwnedFd> = spec
-            .shares
-            .iter()
-            .map(|share| device(&share.socket))
-            .collect::<Result<_>>()?;
+        let servers = spec.shares.iter().map(|share| &share.socket);
+        let devices: Vec<OwnedFd> = match memory {
+            Memory::Freeze(_) => Vec::new(),
+            Memory::Own | Memory::Thaw(_) => [&spec.vsock.socket]
+                .into_iter()
+                .chain(servers)
+                .map(|socket| device(socket))
+                .collect::<Result<_>>()?,
+        };
+        let beginning = match memory {
+            Memory::Own => Beginning::Boot,
+            Memory::Freeze(memory) => Beginning::Freeze(memory.as_raw_fd()),
+            Memory::Thaw(memory) => Beginning::Thaw(memory.as_raw_fd()),
+        };
         let channel = || StdUnixStream::pair().attempt(|| "create a socket pair".into());
         let (qmp, qmp_theirs) = channel()?;
         let (console, console_theirs) = channel()?;
@@ -161,17 +212,23 @@ impl Running {
         let descriptors = Descriptors {
             qmp: qmp_theirs.as_raw_fd(),
             console: console_theirs.as_raw_fd(),
-            vsock: vsock.as_raw_fd(),
-            shares: shares.iter().map(AsRawFd::as_raw_fd).collect(),
+            devices: devices.iter().map(AsRawFd::as_raw_fd).collect(),
         };
         let files = BootFiles {
             kernel: boot.kernel(),
             initramfs: boot.initramfs(),
         };
         let name = dir.file_name().unwrap_or_default().to_string_lossy();
-        let mut command = Command::new(binary);
+        let mut command = Command::new(&binary);
         command
-            .args(command::line(spec, backend.accelerator()?, &files, &descriptors, &name))
+            .args(command::line(
+                spec,
+                backend.accelerator()?,
+                beginning,
+                &files,
+                &descriptors,
+                &name,
+            ))
             .current_dir(dir)
             .env_clear()
             .stdin(Stdio::null())
@@ -180,14 +237,18 @@ impl Running {
         log::debug!("start {command:?}");
         let mut keep = vec![qmp_theirs.as_fd(), console_theirs.as_fd()];
         keep.extend(boot.descriptors());
-        keep.push(vsock.as_fd());
-        keep.extend(shares.iter().map(AsFd::as_fd));
+        keep.extend(devices.iter().map(AsFd::as_fd));
+        keep.extend(inherited);
+        if let Memory::Freeze(memory) | Memory::Thaw(memory) = memory {
+            keep.push(memory.as_fd());
+        }
         let process = Owned::of(process::spawn(&mut command, &keep, backend.identity())?)?;
 
         let start_time = process::start_time(process.pidfd().pid())?;
         qmp.set_nonblocking(true)
             .attempt(|| "unblock the control channel".into())?;
         Ok(Started {
+            binary,
             process,
             backend,
             start_time,
@@ -197,11 +258,10 @@ impl Running {
             hybrid: dir.join(&spec.vsock.hybrid),
         })
     }
-}
 
-impl Started {
     /// Waits until QEMU takes commands. Errors carry its last words.
-    async fn obey(self, binary: &Path) -> Result<Running> {
+    async fn obey(self) -> Result<Running> {
+        let binary = self.binary;
         match Qmp::greet(self.qmp).await {
             Ok(qmp) => Ok(Running {
                 process: self.process,

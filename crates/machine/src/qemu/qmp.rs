@@ -4,11 +4,14 @@
 //! between. QEMU may have been taken over by its guest: lines are bounded, waits end, and nothing that it says is believed to
 //! be well formed.
 
+use std::io::IoSlice;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use base::{Context, Error, Kind, Result};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -96,6 +99,22 @@ impl Qmp {
         answer
             .context(Kind::Timeout, || format!("wait for QEMU's answer to {command}"))?
             .attempt(|| format!("QEMU command {command}"))
+    }
+
+    /// Gives QEMU a descriptor, by which name later commands know it.
+    pub async fn give(&mut self, name: &str, descriptor: BorrowedFd<'_>) -> Result<()> {
+        let what = || format!("give QEMU the descriptor {name}");
+        // It belongs to the first command behind it: an empty line is none.
+        let descriptors = [descriptor.as_raw_fd()];
+        let message = [ControlMessage::ScmRights(&descriptors)];
+        let sent = self.stream.async_io(Interest::WRITABLE, || {
+            let bytes = [IoSlice::new(b"\n")];
+            let sent = sendmsg::<()>(self.stream.as_raw_fd(), &bytes, &message, MsgFlags::MSG_NOSIGNAL, None);
+            sent.map_err(Into::into)
+        });
+        sent.await.context(Kind::Gone, what)?;
+        let named = self.execute("getfd", json!({ "fdname": name })).await;
+        named.map(drop).attempt(what)
     }
 
     async fn exchange(&mut self, command: &str, arguments: Value) -> Result<Value> {

@@ -1,0 +1,74 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! A guest that is frozen when it serves, and goes on in copies: each of them has devices where the template has none.
+//!
+//! Until a copy has been greeted, nothing may happen here that must differ between copies: no random number, no boot id.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use api::template::{PARAMETER, READY};
+use base::{Context, Result};
+
+/// How often it is looked for devices. The guest is frozen between two looks.
+const REST: Duration = Duration::from_millis(1);
+/// Writing to it makes the kernel look.
+const RESCAN: &str = "/sys/bus/pci/rescan";
+/// Devices that were found and have their drivers.
+const DEVICES: &str = "/sys/bus/virtio/devices";
+
+/// Whether this guest is to be one, by the kernel's command line.
+pub fn wanted(line: &str) -> bool {
+    line.split_ascii_whitespace().any(|word| word == PARAMETER)
+}
+
+/// Says that the guest may be frozen; looks for devices on a thread of its own, until there are some.
+pub fn offer() -> Result<()> {
+    let looking = thread::Builder::new().name("devices".into()).spawn(|| {
+        eprintln!("{READY}");
+        if let Err(e) = look(Path::new(RESCAN), Path::new(DEVICES)) {
+            log::error!("{}", e.chain());
+        }
+    });
+    looking.map(drop).attempt(|| "start a thread".into())
+}
+
+fn look(rescan: &Path, devices: &Path) -> Result<()> {
+    let found = || fs::read_dir(devices).is_ok_and(|mut entries| entries.next().is_some());
+    while !found() {
+        thread::sleep(REST);
+        fs::write(rescan, "1").attempt(|| format!("write {}", rescan.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_exact_word_makes_a_template() {
+        assert!(wanted("quiet kata.template kata.debug"));
+        assert!(!wanted("quiet kata.templates kata.template=0"));
+    }
+
+    #[test]
+    fn it_looks_until_there_are_devices() {
+        let top = tempfile::tempdir().unwrap();
+        let (rescan, devices) = (top.path().join("rescan"), top.path().join("devices"));
+        fs::create_dir(&devices).unwrap();
+        let looking = {
+            let (rescan, devices) = (rescan.clone(), devices.clone());
+            thread::spawn(move || look(&rescan, &devices))
+        };
+        while !rescan.exists() {
+            thread::sleep(REST);
+        }
+        fs::write(devices.join("virtio0"), "").unwrap();
+        looking.join().unwrap().unwrap();
+        fs::remove_dir_all(&devices).unwrap();
+        assert!(look(&top.path().join("no/rescan"), &devices).is_err());
+    }
+}

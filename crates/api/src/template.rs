@@ -1,0 +1,8 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! What a host and a guest that is to be frozen agree on.
+
+/// On the kernel's command line: the guest boots without devices, says [`READY`], and waits for them.
+pub const PARAMETER: &str = "kata.template";
+/// What its console prints when it serves and may be frozen.
+pub const READY: &str = "kata-agent: ready to be frozen";

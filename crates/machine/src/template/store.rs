@@ -1,0 +1,283 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! The directory that holds templates, each under its key. One process at a time makes one, in a directory that gets its name
+//! when it is whole: whoever looks finds all of it or nothing.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use base::{Context, Kind, Result, file};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::manifest::Manifest;
+use super::{Recipe, Template};
+
+const LOCK: &str = ".lock";
+/// Where a template is made; only the holder of the lock touches it.
+const FRESH: &str = ".new";
+/// Marks the time of a failure.
+const FAILED: &str = ".failed";
+/// How long nobody tries again in the background.
+const PAUSE: Duration = Duration::from_secs(600);
+/// More than so many are not kept; each has some 80 MiB.
+const MOST: usize = 8;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Store {
+    dir: PathBuf,
+}
+
+/// The right to make templates.
+#[derive(Debug)]
+pub struct Built {
+    fresh: file::OwnedDir,
+    store: Store,
+    _lock: Flock<File>,
+}
+
+impl Store {
+    /// The store of this host: `$KATA_TEMPLATE_DIR`, or `/var/lib/kata/templates`. It need not exist.
+    pub fn open() -> Store {
+        let dir = std::env::var_os("KATA_TEMPLATE_DIR").filter(|dir| !dir.is_empty());
+        Store::at(dir.map_or_else(|| "/var/lib/kata/templates".into(), PathBuf::from))
+    }
+
+    /// A store elsewhere.
+    pub fn at(dir: impl Into<PathBuf>) -> Store {
+        Store { dir: dir.into() }
+    }
+
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The template with this key, if there is one. Errors: it is damaged.
+    pub fn find(&self, key: &str) -> Result<Option<Template>> {
+        let dir = self.dir.join(key);
+        match Manifest::read(&dir) {
+            Ok(manifest) if manifest.key == key => Ok(Some(Template { dir, manifest })),
+            Ok(_) => {
+                let what = format!("{} holds another template", dir.display());
+                Err(base::Error::new(Kind::Invalid, what))
+            }
+            Err(_) if !dir.exists() => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Asks for the right to make a template: waits for it, or has none when another process holds it. What a process that was
+    /// killed left is removed.
+    pub fn begin(&self, wait: bool) -> Result<Option<Built>> {
+        let path = self.dir.join(LOCK);
+        let what = || format!("lock {}", path.display());
+        fs::create_dir_all(&self.dir).attempt(|| format!("create directory {}", self.dir.display()))?;
+        let lock = File::options().create(true).truncate(false).write(true).open(&path);
+        let how = if wait {
+            FlockArg::LockExclusive
+        } else {
+            FlockArg::LockExclusiveNonblock
+        };
+        let lock = match Flock::lock(lock.attempt(what)?, how) {
+            Ok(lock) => lock,
+            Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+            Err((_, e)) => return Err(e).attempt(what),
+        };
+        let fresh = self.dir.join(FRESH);
+        file::remove_tree(&fresh)?;
+        Ok(Some(Built {
+            fresh: file::OwnedDir::create(&fresh)?,
+            store: self.clone(),
+            _lock: lock,
+        }))
+    }
+
+    /// Remembers that making one has failed.
+    pub fn note_failure(&self) -> Result<()> {
+        file::replace(&self.dir.join(FAILED), b"")
+    }
+
+    /// Whether making one has failed a short time ago: it is not tried for each machine again.
+    pub fn failed_lately(&self) -> bool {
+        let failed = fs::metadata(self.dir.join(FAILED)).and_then(|found| found.modified());
+        failed.is_ok_and(|at| at.elapsed().is_ok_and(|since| since < PAUSE))
+    }
+
+    /// All that can be read, the one that was made last first.
+    pub fn list(&self) -> Result<Vec<Template>> {
+        let mut found: Vec<(SystemTime, Template)> = Vec::new();
+        for key in self.keys()? {
+            let dir = self.dir.join(&key);
+            let made = fs::metadata(&dir).and_then(|found| found.modified());
+            match (Manifest::read(&dir), made) {
+                (Ok(manifest), Ok(made)) => found.push((made, Template { dir, manifest })),
+                (Err(e), _) => log::warn!("skip template {key}: {}", e.chain()),
+                _ => {}
+            }
+        }
+        found.sort_by(|(one, _), (other, _)| other.cmp(one));
+        Ok(found.into_iter().map(|(_, template)| template).collect())
+    }
+
+    /// The keys that begin with `start`.
+    pub fn matching(&self, start: &str) -> Result<Vec<String>> {
+        let mut keys = self.keys()?;
+        keys.retain(|key| key.starts_with(start));
+        Ok(keys)
+    }
+
+    /// Removes one by its key; machines that are being made of it have opened it, or begin without.
+    pub fn remove(&self, key: &str) -> Result<()> {
+        file::remove_tree(&self.dir.join(key))
+    }
+
+    fn keys(&self) -> Result<Vec<String>> {
+        let what = || format!("list {}", self.dir.display());
+        let entries = match fs::read_dir(&self.dir) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.attempt(what)?,
+        };
+        let mut keys = Vec::new();
+        for entry in entries {
+            let name = entry.attempt(what)?.file_name().into_string().unwrap_or_default();
+            if name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                keys.push(name);
+            }
+        }
+        keys.sort();
+        Ok(keys)
+    }
+
+    /// Removes what nobody can ask for any more, and the oldest beyond [`MOST`].
+    fn prune(&self, keep: &str) -> Result<()> {
+        let good = self.list()?;
+        let wanted = |template: &&Template| template.manifest.key == keep || template.manifest.recipe.current();
+        let kept: Vec<&str> = good
+            .iter()
+            .filter(wanted)
+            .take(MOST)
+            .map(|template| template.manifest.key.as_str())
+            .collect();
+        for key in self.keys()?.iter().filter(|key| !kept.contains(&key.as_str())) {
+            self.remove(key)?;
+        }
+        Ok(())
+    }
+}
+
+impl Built {
+    /// Where the template's files go.
+    pub fn dir(&self) -> &Path {
+        self.fresh.path()
+    }
+
+    /// Gives the template its name, in place of a damaged one; others that are of no use any more go.
+    pub fn finish(self, recipe: Recipe, vcpus: u32, memory_mib: u64) -> Result<Template> {
+        let key = recipe.key();
+        Manifest::write(self.dir(), recipe, vcpus, memory_mib)?;
+        let dir = self.store.dir.join(&key);
+        file::remove_tree(&dir)?;
+        fs::rename(self.dir(), &dir).attempt(|| format!("rename {} to {key}", self.dir().display()))?;
+        self.fresh.keep();
+        // There need not be one.
+        let _ = fs::remove_file(self.store.dir.join(FAILED));
+        if let Err(e) = self.store.prune(&key) {
+            log::warn!("remove old templates: {}", e.chain());
+        }
+        Ok(Template {
+            manifest: Manifest::read(&dir)?,
+            dir,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+    use crate::template::{memory, write};
+
+    fn made(store: &Store, recipe: &Recipe) -> Template {
+        let built = store.begin(false).unwrap().unwrap();
+        assert!(store.begin(false).unwrap().is_none(), "one at a time");
+        let guest = memory(1).unwrap();
+        guest.write_all_at(b"guest", 8192).unwrap();
+        write(built.dir(), b"state", &guest).unwrap();
+        built.finish(recipe.clone(), 1, 1).unwrap()
+    }
+
+    fn recipe(word: &str) -> Recipe {
+        Recipe::new("b", vec![word.to_owned()], &[]).unwrap()
+    }
+
+    #[test]
+    fn a_template_is_found_when_it_is_whole() {
+        let top = tempfile::tempdir().unwrap();
+        let store = Store::at(top.path().join("t"));
+        let recipe = recipe("w");
+        assert!(store.find(&recipe.key()).unwrap().is_none());
+        let template = made(&store, &recipe);
+        assert_eq!(template.state().unwrap(), b"state");
+        let copy = memory(1).unwrap();
+        template.fill(&copy).unwrap();
+        let mut bytes = [0; 5];
+        copy.read_exact_at(&mut bytes, 8192).unwrap();
+        assert_eq!(&bytes, b"guest");
+        let names: Vec<_> = fs::read_dir(store.dir())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(names.len(), 2, "the lock and the template: {names:?}");
+        store.remove(&recipe.key()).unwrap();
+        assert!(store.find(&recipe.key()).unwrap().is_none() && store.list().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_damaged_template_is_told_and_replaced() {
+        let top = tempfile::tempdir().unwrap();
+        let store = Store::at(top.path());
+        let recipe = recipe("w");
+        let template = made(&store, &recipe);
+        let at = |name: &str| template.dir().join(name);
+        fs::write(at("state"), b"other").unwrap();
+        assert_eq!(template.state().unwrap_err().kind(), Kind::Invalid);
+        File::options()
+            .write(true)
+            .open(at("memory"))
+            .unwrap()
+            .set_len(9)
+            .unwrap();
+        assert_eq!(store.find(&recipe.key()).unwrap_err().kind(), Kind::Invalid);
+        fs::write(at("manifest.json"), b"{").unwrap();
+        assert_eq!(store.find(&recipe.key()).unwrap_err().kind(), Kind::Invalid);
+        fs::remove_file(at("manifest.json")).unwrap();
+        assert_eq!(store.find(&recipe.key()).unwrap_err().kind(), Kind::NotFound);
+        made(&store, &recipe).state().unwrap();
+    }
+
+    #[test]
+    fn rubbish_goes_and_so_do_templates_that_nobody_can_ask_for() {
+        let top = tempfile::tempdir().unwrap();
+        let store = Store::at(top.path());
+        let kernel = top.path().join("vmlinux");
+        fs::write(&kernel, "one").unwrap();
+        let old = Recipe::new("b", vec![], &[&kernel]).unwrap();
+        made(&store, &old);
+        fs::create_dir(store.dir().join(FRESH)).unwrap();
+        fs::write(store.dir().join(FRESH).join("memory"), "half").unwrap();
+        made(&store, &recipe("other"));
+        assert_eq!(store.list().unwrap().len(), 2);
+        fs::remove_file(&kernel).unwrap();
+        for n in 0..MOST + 2 {
+            made(&store, &recipe(&n.to_string()));
+        }
+        assert!(store.find(&old.key()).unwrap().is_none());
+        assert_eq!(store.list().unwrap().len(), MOST);
+        assert!(store.find(&recipe("9").key()).unwrap().is_some());
+    }
+}
