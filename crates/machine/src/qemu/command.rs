@@ -36,6 +36,8 @@ pub struct Descriptors {
     pub vsock: RawFd,
     /// Connections to the servers of [`MachineSpec::shares`], in their order.
     pub shares: Vec<RawFd>,
+    /// The taps of [`MachineSpec::nics`], in their order.
+    pub nics: Vec<RawFd>,
 }
 
 /// Files that the guest boots from, by the paths that QEMU opens.
@@ -98,6 +100,12 @@ pub fn line(
         let tag = escape(&share.tag);
         line.pair("-device", &format!("vhost-user-fs-pci,chardev=share{n},tag={tag}"));
     }
+    for (n, (nic, descriptor)) in spec.nics.iter().zip(&descriptors.nics).enumerate() {
+        line.pair("-netdev", &format!("tap,id=nic{n},fd={descriptor}"));
+        // Without a boot ROM: the machine never boots from its network.
+        let mac = nic.mac.map(|byte| format!("{byte:02x}")).join(":");
+        line.pair("-device", &format!("virtio-net-pci,netdev=nic{n},mac={mac},romfile="));
+    }
     line.path("-kernel", &files.kernel);
     line.path("-initrd", &files.initramfs);
     line.pair("-append", &kernel_params(&spec.kernel_params, accelerator));
@@ -149,8 +157,10 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::{ShareSpec, VsockSpec};
+    use crate::{NicSpec, ShareSpec, VsockSpec};
 
     fn spec() -> MachineSpec {
         MachineSpec {
@@ -168,6 +178,10 @@ mod tests {
                 socket: "vsock-vu.sock".into(),
                 hybrid: "vsock.sock".into(),
             },
+            nics: vec![NicSpec {
+                mac: [2, 0, 0, 0, 0, 0xa0],
+                tap: Arc::new(std::fs::File::open("/dev/null").unwrap().into()),
+            }],
             binary: None,
         }
     }
@@ -179,6 +193,7 @@ mod tests {
             console: 11,
             vsock: 12,
             shares: vec![13],
+            nics: vec![14],
         };
         let files = BootFiles {
             kernel: spec.kernel.clone(),
@@ -210,6 +225,8 @@ mod tests {
 -device vhost-user-vsock-pci,chardev=vsock
 -chardev socket,id=share0,fd=13
 -device vhost-user-fs-pci,chardev=share0,tag=ka,,ta
+-netdev tap,id=nic0,fd=14
+-device virtio-net-pci,netdev=nic0,mac=02:00:00:00:00:a0,romfile=
 -kernel /g/vmlinux
 -initrd /g/initramfs.cpio
 ";

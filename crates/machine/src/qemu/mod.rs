@@ -163,6 +163,7 @@ impl Running {
             console: console_theirs.as_raw_fd(),
             vsock: vsock.as_raw_fd(),
             shares: shares.iter().map(AsRawFd::as_raw_fd).collect(),
+            nics: spec.nics.iter().map(|nic| nic.tap.as_raw_fd()).collect(),
         };
         let files = BootFiles {
             kernel: boot.kernel(),
@@ -182,6 +183,7 @@ impl Running {
         keep.extend(boot.descriptors());
         keep.push(vsock.as_fd());
         keep.extend(shares.iter().map(AsFd::as_fd));
+        keep.extend(spec.nics.iter().map(|nic| nic.tap.as_fd()));
         let process = Owned::of(process::spawn(&mut command, &keep, backend.identity())?)?;
 
         let start_time = process::start_time(process.pidfd().pid())?;
