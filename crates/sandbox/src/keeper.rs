@@ -13,6 +13,7 @@ use tokio::net::UnixListener;
 
 use crate::device::{self, DeviceProcess};
 use crate::guest::Guest;
+use crate::network::{self, Line};
 use crate::saved::SavedProcess;
 use crate::size::Size;
 use crate::span::Spans;
@@ -35,6 +36,8 @@ pub struct Blueprint {
     pub vcpus: Option<u32>,
     /// In place of what the container's limits ask for, MiB.
     pub memory_mib: Option<u64>,
+    /// The network namespace in which we live; none: the machine has no network.
+    pub network: Option<net::Claim>,
     /// How long the guest may take to come up.
     pub deadline: Duration,
     /// The program whose role `device` serves the devices: our own.
@@ -57,7 +60,7 @@ impl Running {
         dir: &Path,
         share: &Path,
         spans: &mut Spans,
-    ) -> Result<(Running, Guest)> {
+    ) -> Result<(Running, Guest, Option<Line>)> {
         let begin = Instant::now();
         let late = || {
             let what = format!("the guest is not up after {} s", plan.deadline.as_secs());
@@ -73,6 +76,10 @@ impl Running {
         };
         spans.end("device", begin);
 
+        let attached = Instant::now();
+        let network = plan.network.as_ref().map(net::Network::attach).transpose()?;
+        spans.end("network", attached);
+
         let launched = Instant::now();
         let (share, vsock) = device::specs();
         let spec = MachineSpec {
@@ -83,6 +90,7 @@ impl Running {
             kernel_params: plan.kernel_params.clone(),
             shares: vec![share],
             vsock,
+            nics: network.as_ref().map(network::nics).unwrap_or_default(),
             binary: plan.binary.clone(),
         };
         let machine = tokio::time::timeout(plan.deadline, plan.backend.launch(&spec, dir)).await;
@@ -107,7 +115,13 @@ impl Running {
             () = tokio::time::sleep(left) => Err(late()),
         };
         match outcome {
-            Ok(guest) => Ok((running, guest)),
+            Ok(guest) => {
+                let line = match network {
+                    Some(network) => Some(Line::connect(network, guest.clone(), spans).await?),
+                    None => None,
+                };
+                Ok((running, guest, line))
+            }
             Err(e) => {
                 let console = running.machine.console();
                 running.kill().await;

@@ -31,6 +31,7 @@ pub fn of(bundle: &Bundle) -> Result<Blueprint> {
         kernel_params: wanted.kernel_params.unwrap_or_default(),
         vcpus: wanted.vcpus,
         memory_mib: wanted.memory_mib,
+        network: None,
         deadline: wanted.create_timeout.unwrap_or(DEADLINE),
         program: "/proc/self/exe".into(),
     })
