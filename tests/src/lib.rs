@@ -8,9 +8,11 @@ pub mod command;
 pub mod leak;
 pub mod terminal;
 pub mod trial;
+pub mod wire;
 pub mod world;
 
 pub use bundle::Bundle;
 pub use command::Outcome;
 pub use trial::{Verdict, both, ours};
+pub use wire::Wire;
 pub use world::{Runtime, World};

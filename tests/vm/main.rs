@@ -9,6 +9,7 @@ mod input;
 mod lifecycle;
 mod limits;
 mod mounts;
+mod network;
 mod porcelain;
 mod process;
 mod stdio;
@@ -25,10 +26,11 @@ fn main() {
     }
     // A machine per core: more only makes each one slower under software emulation.
     args.test_threads = args.test_threads.or(Some(2));
-    let groups: [fn() -> Vec<Trial>; 12] = [
+    let groups: [fn() -> Vec<Trial>; 13] = [
         lifecycle::cases,
         process::cases,
         mounts::cases,
+        network::cases,
         limits::cases,
         stdio::cases,
         terminal::cases,

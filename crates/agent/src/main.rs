@@ -13,6 +13,8 @@ mod hello;
 mod lock;
 mod modules;
 mod mounts;
+mod network;
+mod nic;
 mod power;
 mod process;
 mod reaper;

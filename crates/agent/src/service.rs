@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::agent::{
-    ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty, Event, ExecProcessRequest,
-    ExecProcessResponse, HelloRequest, HelloResponse, IoStat, ListProcessesResponse, NextEventRequest, Process,
-    RemoveContainerRequest, RemoveProcessRequest, ResizePtyRequest, ShutdownRequest, SignalProcessRequest,
-    StartContainerRequest, StatsContainerResponse, UpdateContainerRequest, WaitProcessRequest, WaitProcessResponse,
+    ConfigureNetworkRequest, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty, Event,
+    ExecProcessRequest, ExecProcessResponse, HelloRequest, HelloResponse, IoStat, ListProcessesResponse,
+    NextEventRequest, Process, RemoveContainerRequest, RemoveProcessRequest, ResizePtyRequest, ShutdownRequest,
+    SignalProcessRequest, StartContainerRequest, StatsContainerResponse, UpdateContainerRequest, WaitProcessRequest,
+    WaitProcessResponse,
 };
 use api::agent_ttrpc::{Agent, create_agent};
 use api::{kind, port};
@@ -28,6 +29,7 @@ use crate::container::Container;
 use crate::containers::Containers;
 use crate::events::Events;
 use crate::hello::hello;
+use crate::network::Network;
 use crate::power;
 use crate::reaper::Reaper;
 use crate::streams::Streams;
@@ -57,6 +59,7 @@ async fn serve(booted: Booted) -> Result<Infallible> {
     let streams = Arc::new(Streams::new(Arc::clone(&containers)));
     let service = Service {
         containers,
+        network: Arc::default(),
         events,
         streams: Arc::clone(&streams),
     };
@@ -90,6 +93,7 @@ async fn knock() {
 #[derive(Debug)]
 struct Service {
     containers: Arc<Containers>,
+    network: Arc<Network>,
     events: Arc<Events>,
     streams: Arc<Streams>,
 }
@@ -233,6 +237,12 @@ impl Agent for Service {
     ) -> ttrpc::Result<StatsContainerResponse> {
         let stats = self.with(request.id, |container| container.inner().stats());
         Ok(counters(stats.await?))
+    }
+
+    async fn configure_network(&self, _: &TtrpcContext, request: ConfigureNetworkRequest) -> ttrpc::Result<Empty> {
+        let network = Arc::clone(&self.network);
+        self.all(move |_| network.configure(&request)).await?;
+        Ok(Empty::new())
     }
 
     async fn next_event(&self, _: &TtrpcContext, _: NextEventRequest) -> ttrpc::Result<Event> {

@@ -13,13 +13,14 @@ use crate::compression;
 use crate::elf;
 
 /// What the guest needs beyond the kernel, most urgent first: the transports, the agent's line to the host, the
-/// container's files, and what containers themselves mount.
-pub const WANTED: [&str; 5] = [
+/// container's files, what containers themselves mount, and their network.
+pub const WANTED: [&str; 6] = [
     "virtio_mmio",
     "virtio_pci",
     "vmw_vsock_virtio_transport",
     "virtiofs",
     "overlay",
+    "virtio_net",
 ];
 
 /// No module is larger than this when expanded.

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 use base::{Context, Error, Kind, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use protobuf::Message;
 use ttrpc::proto::{MESSAGE_LENGTH_MAX, MESSAGE_TYPE_REQUEST, MESSAGE_TYPE_RESPONSE};
 use ttrpc::{Code, Request, Response};
@@ -73,6 +75,12 @@ impl Link {
             next: 1,
             partial: Vec::new(),
         }
+    }
+
+    /// The monitor's process.
+    pub fn monitor(&self) -> Result<i32> {
+        let peer = getsockopt(&self.socket, PeerCredentials);
+        Ok(peer.attempt(|| "ask who the monitor is".into())?.pid())
     }
 
     /// Sends a request without waiting for its answer.

@@ -11,7 +11,7 @@ use serde_json::Value;
 /// From the bottom; crates of one layer do not know each other, except for the pairs in [`BESIDE`].
 const LAYERS: [&[&str]; 6] = [
     &["base"],
-    &["api", "oci", "image", "config", "virtio"],
+    &["api", "oci", "image", "config", "virtio", "netlink"],
     &[
         "devices",
         "vhost-user",

@@ -176,6 +176,7 @@ mod tests {
                 socket: "vu.sock".into(),
                 hybrid: "vsock.sock".into(),
             },
+            nics: Vec::new(),
             binary: None,
         }
     }

@@ -18,7 +18,9 @@ pub mod tail;
 pub mod template;
 pub mod tsc;
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 pub use registry::{choose, clean};
@@ -47,8 +49,20 @@ pub struct MachineSpec {
     pub shares: Vec<ShareSpec>,
     /// The vsock device, served likewise.
     pub vsock: VsockSpec,
+    /// Network devices; they are of this process and do not last on disk.
+    #[serde(skip)]
+    pub nics: Vec<NicSpec>,
     /// The hypervisor's executable, where it is not the one that the backend finds.
     pub binary: Option<PathBuf>,
+}
+
+/// One network device.
+#[derive(Debug, Clone)]
+pub struct NicSpec {
+    /// Its hardware address, by which the guest finds it.
+    pub mac: [u8; 6],
+    /// A tap interface whose packets carry offload headers.
+    pub tap: Arc<OwnedFd>,
 }
 
 /// One virtio-fs device.

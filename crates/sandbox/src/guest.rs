@@ -7,9 +7,9 @@ use std::io::Read;
 use std::time::{Duration, SystemTime};
 
 use api::agent::{
-    Attachment, ContainerRequest, CreateContainerRequest, Event, ExecProcessRequest, HelloRequest, HelloResponse,
-    ListProcessesResponse, NextEventRequest, RemoveContainerRequest, RemoveProcessRequest, ResizePtyRequest,
-    ShutdownRequest, SignalProcessRequest, StartContainerRequest, StatsContainerResponse, Stdio,
+    Attachment, ConfigureNetworkRequest, ContainerRequest, CreateContainerRequest, Event, ExecProcessRequest,
+    HelloRequest, HelloResponse, ListProcessesResponse, NextEventRequest, RemoveContainerRequest, RemoveProcessRequest,
+    ResizePtyRequest, ShutdownRequest, SignalProcessRequest, StartContainerRequest, StatsContainerResponse, Stdio,
     UpdateContainerRequest, WaitProcessRequest, WaitProcessResponse,
 };
 use api::agent_ttrpc::AgentClient;
@@ -67,6 +67,11 @@ impl Guest {
         };
         let answer = said(agent.hello(soon(), &request).await)?;
         Ok((Guest { agent }, answer))
+    }
+
+    /// The guest's network becomes what `request` says.
+    pub async fn configure_network(&self, request: &ConfigureNetworkRequest) -> Result<()> {
+        said(self.agent.configure_network(soon(), request).await).map(drop)
     }
 
     /// The container's init is made and waits.

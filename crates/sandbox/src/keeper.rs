@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use base::pidfd::Pidfd;
 use base::{Context, Error, Kind, Result};
 use machine::template::{Store, Template};
-use machine::{Backend, Machine, MachineSpec, SavedMachine};
+use machine::{Backend, Machine, MachineSpec, NicSpec, SavedMachine};
 use oci::spec::LinuxResources;
 use tokio::net::UnixListener;
 
 use crate::device::{self, DeviceProcess};
 use crate::guest::Guest;
+use crate::network::{self, Line};
 use crate::saved::SavedProcess;
 use crate::size::{self, Size};
 use crate::span::Spans;
@@ -37,6 +38,8 @@ pub struct Blueprint {
     pub vcpus: Option<u32>,
     /// In place of what the container's limits ask for, MiB.
     pub memory_mib: Option<u64>,
+    /// The network namespace in which we live; none: the machine has no network.
+    pub network: Option<net::Claim>,
     /// How long the guest may take to come up.
     pub deadline: Duration,
     /// The program whose role `device` serves the devices: our own.
@@ -67,6 +70,7 @@ impl Blueprint {
             kernel_params: self.kernel_params.clone(),
             shares: vec![share],
             vsock,
+            nics: Vec::new(),
             binary: self.binary.clone(),
         }
     }
@@ -95,13 +99,35 @@ impl Running {
         dir: &Path,
         share: &Path,
         spans: &mut Spans,
+    ) -> Result<(Running, Guest, Option<Line>)> {
+        let begin = Instant::now();
+        let network = plan.network.as_ref().map(net::Network::attach).transpose()?;
+        spans.end("network", begin);
+        let nics = network.as_ref().map(network::nics).unwrap_or_default();
+        let (running, guest) = Running::bring_up(plan, size, &nics, dir, share, spans).await?;
+        let line = match network {
+            Some(network) => Some(Line::connect(network, guest.clone(), spans).await?),
+            None => None,
+        };
+        Ok((running, guest, line))
+    }
+
+    async fn bring_up(
+        plan: &Blueprint,
+        size: Size,
+        nics: &[NicSpec],
+        dir: &Path,
+        share: &Path,
+        spans: &mut Spans,
     ) -> Result<(Running, Guest)> {
         let begin = Instant::now();
         if let Some(template) = &plan.template {
             let mut tried = spans.clone();
             // As long again is left for the boot.
             let deadline = plan.deadline / 2;
-            match Running::thaw(plan, template, size, dir, share, deadline, &mut tried).await {
+            let mut spec = plan.template_spec(size);
+            spec.nics = nics.to_vec();
+            match Running::thaw(plan, template, &spec, dir, share, deadline, &mut tried).await {
                 Ok(up) => {
                     *spans = tried;
                     return Ok(up);
@@ -113,7 +139,7 @@ impl Running {
                         e.chain()
                     );
                     // One that is not removed is replaced, or warned of again.
-                    if e.kind() != Kind::Gone
+                    if !matches!(e.kind(), Kind::Gone | Kind::Unsupported)
                         && let Err(e) = Store::open().remove(&template.manifest().key)
                     {
                         log::debug!("{}", e.chain());
@@ -124,12 +150,14 @@ impl Running {
             }
         }
         let left = plan.deadline.saturating_sub(begin.elapsed());
-        Running::boot(plan, size, dir, share, left, spans).await
+        let mut spec = plan.spec(size);
+        spec.nics = nics.to_vec();
+        Running::boot(plan, &spec, dir, share, left, spans).await
     }
 
     async fn boot(
         plan: &Blueprint,
-        size: Size,
+        spec: &MachineSpec,
         dir: &Path,
         share: &Path,
         deadline: Duration,
@@ -141,8 +169,7 @@ impl Running {
         let knock = UnixListener::from_std(knock).attempt(|| "watch a listener".into())?;
         let device = serve_devices(plan, dir, share, spans)?;
         let launched = Instant::now();
-        let spec = plan.spec(size);
-        let machine = tokio::time::timeout(deadline, plan.backend.launch(&spec, dir)).await;
+        let machine = tokio::time::timeout(deadline, plan.backend.launch(spec, dir)).await;
         let running = Running::of(machine.unwrap_or_else(|_| Err(late(plan))), device)?;
         spans.end("machine", launched);
         let up = async |machine: &dyn Machine, spans: &mut Spans| {
@@ -164,7 +191,7 @@ impl Running {
     async fn thaw(
         plan: &Blueprint,
         template: &Template,
-        size: Size,
+        spec: &MachineSpec,
         dir: &Path,
         share: &Path,
         deadline: Duration,
@@ -172,9 +199,8 @@ impl Running {
     ) -> Result<(Running, Guest)> {
         let begin = Instant::now();
         let device = serve_devices(plan, dir, share, spans)?;
-        let spec = plan.template_spec(size);
         let mut told = |step: &'static str, begin| spans.end(step, begin);
-        let machine = plan.backend.thaw(&spec, template, dir, &mut told);
+        let machine = plan.backend.thaw(spec, template, dir, &mut told);
         let machine = tokio::time::timeout(deadline, machine).await;
         let running = Running::of(machine.unwrap_or_else(|_| Err(late(plan))), device)?;
         let left = deadline.saturating_sub(begin.elapsed());

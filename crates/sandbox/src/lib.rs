@@ -9,6 +9,7 @@ mod container;
 mod device;
 mod guest;
 mod keeper;
+mod network;
 mod process;
 mod sandbox;
 pub mod saved;

@@ -23,6 +23,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::container::Container;
 use crate::guest::Guest;
 use crate::keeper::{Blueprint, Running, end_of};
+use crate::network::Line;
 use crate::process::{Exit, Process, Stage};
 use crate::saved::{self, Saved, SavedContainer, SavedProcess};
 use crate::share::{Placed, RootMount, Share};
@@ -68,6 +69,7 @@ struct Up {
     guest: Guest,
     machine: SavedMachine,
     device: Option<SavedProcess>,
+    line: Option<Line>,
     /// Tells the keeper to end the machine, with the reason if it is to be lost.
     stop: oneshot::Sender<Option<String>>,
 }
@@ -233,7 +235,7 @@ impl Sandbox {
         let size = self.plan.size(bundle.resources());
         let mut spans = self.state().spans.clone();
         let launched = Running::launch(&self.plan, size, &self.dir, self.share.path(), &mut spans).await;
-        let (running, guest) = match launched {
+        let (running, guest, line) = match launched {
             Ok(launched) => launched,
             Err(e) => {
                 self.state().phase = Phase::Down(Some(e.chain()));
@@ -246,6 +248,7 @@ impl Sandbox {
             guest: guest.clone(),
             machine,
             device,
+            line,
             stop,
         };
         let mut state = self.state();
@@ -365,6 +368,13 @@ impl Sandbox {
         }
     }
 
+    fn line(&self) -> Option<Line> {
+        match &self.state().phase {
+            Phase::Up(up) => up.line.clone(),
+            _ => None,
+        }
+    }
+
     /// The guest, and one of its containers looked at first.
     fn guest_of(&self, id: &str, look: impl FnOnce(&mut Container) -> Result<()>) -> Result<Guest> {
         look(self.state().container(id)?)?;
@@ -379,6 +389,10 @@ impl Sandbox {
                 Stage::Running => Err(Error::new(Kind::State, "cannot start an already running container")),
                 _ => Err(Error::new(Kind::State, "cannot start a container that has stopped")),
             })?;
+            // What the engine has plugged since the container was created.
+            if let Some(line) = self.line() {
+                line.refresh().await?;
+            }
             guest.start(id).await?;
             self.runs(id, "");
             return Ok(());
@@ -640,6 +654,7 @@ impl Sandbox {
                 guest,
                 machine,
                 device,
+                line,
                 stop,
             }) => {
                 // Whoever needs the guest meanwhile still has it; the keeper says when it is down.
@@ -649,6 +664,7 @@ impl Sandbox {
                     guest,
                     machine,
                     device,
+                    line,
                     stop: used,
                 });
             }

@@ -116,6 +116,7 @@ impl Stage {
             kernel_params: String::new(),
             vcpus: None,
             memory_mib: None,
+            network: None,
             deadline: Duration::from_secs(20),
             program: "/proc/self/exe".into(),
         };

@@ -1,7 +1,7 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
-//! `kata monitor`: the owner of one sandbox, started by [`crate::runtime::lease`]. One thread, its own mount namespace, no
-//! standard streams. It serves the sandbox's services on `<root>/<id>/monitor.sock` until the last container is deleted.
+//! `kata monitor`: the owner of one sandbox, started by [`crate::runtime::lease`]. One thread, its own mount namespace, the
+//! container's network namespace, no standard streams. It serves the sandbox's services on `<root>/<id>/monitor.sock` until the last container is deleted.
 //!
 //! ```text
 //! leased ──"release"──► on its own ──last container deleted──► end (the deleter removes the directory)
@@ -67,12 +67,15 @@ pub fn main(args: &[OsString]) -> ExitCode {
 
 fn live(arguments: &Arguments, lease: UnixStream, origin: Instant) -> Result<()> {
     let bundle = Bundle::open(&arguments.bundle)?;
-    let (plan, builder) = plan::of(&bundle)?;
+    let (mut plan, builder) = plan::of(&bundle)?;
+    let place = net::Place::of(bundle.spec())?;
     let dir = OwnedDir::create(&arguments.root.join(&arguments.id))?;
     // The engine's terminal and directory are none of ours.
     nix::unistd::setsid().attempt(|| "start a session".into())?;
     std::env::set_current_dir("/").attempt(|| "change to /".into())?;
     share::isolate()?;
+    // With all that we start: what takes over the hypervisor reaches no more than its guest did.
+    plan.network = Some(place.enter()?);
     let share = Share::open(dir.path())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.attempt(|| "start the runtime".into())?;

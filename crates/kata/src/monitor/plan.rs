@@ -70,6 +70,7 @@ pub fn blueprint(wanted: &Overrides) -> Result<Blueprint> {
         kernel_params: wanted.kernel_params.clone().unwrap_or_default(),
         vcpus: wanted.vcpus,
         memory_mib: wanted.memory_mib,
+        network: None,
         deadline: wanted.create_timeout.unwrap_or(DEADLINE),
         program: "/proc/self/exe".into(),
         template: None,

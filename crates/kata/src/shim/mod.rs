@@ -16,10 +16,13 @@ mod view;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use base::{Context, Error, Result};
+use nix::sched::{CloneFlags, setns};
 
+use crate::link::Link;
 use arguments::Arguments;
 pub use carry::{Carry, Stdio};
 pub use launch::{Launch, Log, parse_refusal, refusal};
@@ -54,7 +57,18 @@ fn refused(error: &Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// Moves to the network namespace of the sandbox: an engine looks for the container's network at our pid, and may put interfaces
+/// there.
+fn join_network(dir: &Path) -> Result<()> {
+    let monitor = Link::open(dir)?.monitor()?;
+    let path = format!("/proc/{monitor}/ns/net");
+    let what = || format!("join network namespace {path}");
+    let namespace = File::open(&path).attempt(what)?;
+    setns(namespace, CloneFlags::CLONE_NEWNET).attempt(what)
+}
+
 fn carry(arguments: Arguments, ready: &mut Option<File>) -> Result<u8> {
+    join_network(&arguments.dir)?;
     let stdio = match arguments.console {
         Some(path) => Stdio::Console {
             socket: terminal::connect(&path)?,

@@ -35,7 +35,7 @@ pub struct Descriptors {
     pub qmp: RawFd,
     /// Where the guest's console prints.
     pub console: RawFd,
-    /// Connections to the servers of the devices, in the order of [`devices`]; none for a machine that is frozen.
+    /// What is behind the devices, in the order of [`devices`]; none for a machine that is frozen.
     pub devices: Vec<RawFd>,
 }
 
@@ -110,7 +110,10 @@ pub fn line(
     line.pair("-chardev", &format!("socket,id=console,fd={}", descriptors.console));
     line.pair("-serial", "chardev:console");
     for (device, descriptor) in devices(spec).iter().zip(&descriptors.devices) {
-        line.pair("-chardev", &format!("socket,id={},fd={descriptor}", device.id));
+        line.pair(
+            device.behind.option(),
+            &format!("{},id={},fd={descriptor}", device.behind.kind(), device.id),
+        );
         if beginning == Beginning::Boot {
             line.pair("-device", &device.option());
         }
@@ -139,11 +142,45 @@ const PORT: &str = "pcie-root-port,id=free,chassis=1,power_controller_present=of
 /// Devices that fit into the port: functions of one device.
 const FUNCTIONS: usize = 8;
 
-/// A device whose server is another process.
+/// What a device is tied to on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Behind {
+    /// The connection to a server, another process.
+    Server,
+    /// A tap.
+    Tap,
+}
+
+impl Behind {
+    fn option(self) -> &'static str {
+        match self {
+            Behind::Server => "-chardev",
+            Behind::Tap => "-netdev",
+        }
+    }
+
+    fn kind(self) -> &'static str {
+        match self {
+            Behind::Server => "socket",
+            Behind::Tap => "tap",
+        }
+    }
+
+    /// The device's property that names it.
+    fn property(self) -> &'static str {
+        match self {
+            Behind::Server => "chardev",
+            Behind::Tap => "netdev",
+        }
+    }
+}
+
+/// A device that is served from outside.
 #[derive(Debug)]
 pub struct Device {
     id: String,
     driver: &'static str,
+    behind: Behind,
     properties: Vec<(&'static str, String)>,
 }
 
@@ -152,12 +189,24 @@ pub fn devices(spec: &MachineSpec) -> Vec<Device> {
     let mut devices = vec![Device {
         id: "vsock".into(),
         driver: "vhost-user-vsock-pci",
+        behind: Behind::Server,
         properties: Vec::new(),
     }];
     devices.extend(spec.shares.iter().enumerate().map(|(n, share)| Device {
         id: format!("share{n}"),
         driver: "vhost-user-fs-pci",
+        behind: Behind::Server,
         properties: vec![("tag", share.tag.clone())],
+    }));
+    devices.extend(spec.nics.iter().enumerate().map(|(n, nic)| Device {
+        id: format!("nic{n}"),
+        driver: "virtio-net-pci",
+        behind: Behind::Tap,
+        properties: vec![
+            ("mac", nic.mac.map(|byte| format!("{byte:02x}")).join(":")),
+            // Without a boot ROM: the machine never boots from its network.
+            ("romfile", String::new()),
+        ],
     }));
     devices
 }
@@ -165,7 +214,7 @@ pub fn devices(spec: &MachineSpec) -> Vec<Device> {
 impl Device {
     /// For `-device`.
     fn option(&self) -> String {
-        let mut option = format!("{},chardev={}", self.driver, self.id);
+        let mut option = format!("{},{}={}", self.driver, self.behind.property(), self.id);
         for (name, value) in &self.properties {
             option.push_str(&format!(",{name}={}", escape(value)));
         }
@@ -183,7 +232,7 @@ pub fn plugs(devices: &[Device]) -> Result<Vec<Value>> {
     let numbered = devices.iter().enumerate().rev();
     let plugs = numbered.map(|(function, device)| {
         let mut plug = json!({
-            "driver": device.driver, "id": format!("{}-device", device.id), "chardev": device.id,
+            "driver": device.driver, "id": format!("{}-device", device.id), device.behind.property(): device.id,
             "bus": "free", "addr": format!("0.{function}"), "multifunction": true,
         });
         for (name, value) in &device.properties {
@@ -235,8 +284,10 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::{ShareSpec, VsockSpec};
+    use crate::{NicSpec, ShareSpec, VsockSpec};
 
     fn spec() -> MachineSpec {
         MachineSpec {
@@ -254,6 +305,10 @@ mod tests {
                 socket: "vsock-vu.sock".into(),
                 hybrid: "vsock.sock".into(),
             },
+            nics: vec![NicSpec {
+                mac: [2, 0, 0, 0, 0, 0xa0],
+                tap: Arc::new(std::fs::File::open("/dev/null").unwrap().into()),
+            }],
             binary: None,
         }
     }
@@ -263,7 +318,7 @@ mod tests {
         let descriptors = Descriptors {
             qmp: 10,
             console: 11,
-            devices: vec![12, 13],
+            devices: vec![12, 13, 14],
         };
         let files = BootFiles {
             kernel: spec.kernel.clone(),
@@ -295,6 +350,8 @@ mod tests {
 -device vhost-user-vsock-pci,chardev=vsock
 -chardev socket,id=share0,fd=13
 -device vhost-user-fs-pci,chardev=share0,tag=ka,,ta
+-netdev tap,id=nic0,fd=14
+-device virtio-net-pci,netdev=nic0,mac=02:00:00:00:00:a0,romfile=
 -kernel /g/vmlinux
 -initrd /g/initramfs.cpio
 ";
@@ -353,8 +410,12 @@ mod tests {
         let mut spec = spec();
         let plugged = plugs(&devices(&spec)).unwrap();
         let addresses: Vec<&str> = plugged.iter().map(|plug| plug["addr"].as_str().unwrap()).collect();
-        assert_eq!(addresses, ["0.1", "0.0"]);
-        assert_eq!(plugged[0]["tag"], "ka,ta", "no option, no escape");
+        assert_eq!(addresses, ["0.2", "0.1", "0.0"]);
+        assert_eq!(
+            (&plugged[0]["netdev"], &plugged[2]["chardev"]),
+            (&json!("nic0"), &json!("vsock"))
+        );
+        assert_eq!(plugged[1]["tag"], "ka,ta", "no option, no escape");
         spec.shares = vec![spec.shares[0].clone(); 8];
         assert_eq!(plugs(&devices(&spec)).unwrap_err().kind(), Kind::Unsupported);
     }

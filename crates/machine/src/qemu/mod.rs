@@ -196,6 +196,10 @@ impl Started {
                 .into_iter()
                 .chain(servers)
                 .map(|socket| device(socket))
+                .chain(spec.nics.iter().map(|nic| {
+                    let tap = nic.tap.try_clone();
+                    tap.attempt(|| "duplicate a tap".into())
+                }))
                 .collect::<Result<_>>()?,
         };
         let beginning = match memory {

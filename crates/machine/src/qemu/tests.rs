@@ -47,6 +47,7 @@ impl Scene {
                 socket: "vu.sock".into(),
                 hybrid: "vsock.sock".into(),
             },
+            nics: Vec::new(),
             binary: Some(at("qemu")),
         }
     }

@@ -1,0 +1,76 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! The machine's network devices: found by the hardware address with which they were made, and put aside (taken from their
+//! driver) while they have no use, so that no container sees an interface that leads nowhere.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use base::{Context, Error, Kind, Result};
+use netlink::{Link, Mac, Socket};
+
+const DRIVER: &str = "/sys/bus/virtio/drivers/virtio_net";
+/// A device that was just plugged needs this long at most.
+const ARRIVAL: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Which devices are put aside, by the names that the virtio bus has for them.
+#[derive(Debug, Default)]
+pub struct Aside(BTreeMap<Mac, String>);
+
+impl Aside {
+    /// The interface of the device `mac`; waits for one that is being plugged. Errors: `NotFound`.
+    pub fn fetch(&mut self, socket: &mut Socket, mac: Mac) -> Result<Link> {
+        if let Some(device) = self.0.remove(&mac) {
+            let bound = fs::write(format!("{DRIVER}/bind"), &device);
+            bound.attempt(|| format!("give network device {device} to its driver"))?;
+        }
+        let begin = Instant::now();
+        loop {
+            let links = Link::all(socket).attempt(|| "list interfaces".into())?;
+            if let Some(link) = links.into_iter().find(|link| made_as(link) == Some(mac)) {
+                return Ok(link);
+            }
+            if begin.elapsed() > ARRIVAL {
+                let what = format!("there is no network device {}", text(&mac));
+                return Err(Error::new(Kind::NotFound, what));
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Puts all devices of the machine aside but those in `used`.
+    pub fn put(&mut self, socket: &mut Socket, used: &[Mac]) -> Result<()> {
+        for link in Link::all(socket).attempt(|| "list interfaces".into())? {
+            let Some(mac) = made_as(&link).filter(|mac| !used.contains(mac)) else {
+                continue;
+            };
+            let Some(device) = device(&link.name) else {
+                // A container's own: a bridge, a tunnel.
+                continue;
+            };
+            let unbound = fs::write(format!("{DRIVER}/unbind"), &device);
+            unbound.attempt(|| format!("take network device {device} from its driver"))?;
+            self.0.insert(mac, device);
+        }
+        Ok(())
+    }
+}
+
+fn made_as(link: &Link) -> Option<Mac> {
+    link.permanent.or(link.mac)
+}
+
+/// What the virtio bus calls the device of an interface; none for interfaces without.
+fn device(interface: &str) -> Option<String> {
+    let device = fs::canonicalize(format!("/sys/class/net/{interface}/device")).ok()?;
+    let name = device.file_name()?.to_str()?.to_owned();
+    name.starts_with("virtio").then_some(name)
+}
+
+/// As people write it.
+pub fn text(mac: &[u8]) -> String {
+    let bytes: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    bytes.join(":")
+}

@@ -1,0 +1,166 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! A sandbox's network, for as long as its machine lives: each interface of the namespace is tied to a device of the machine.
+//!
+//! The devices are made with the machine, for it takes none later: one for each interface that is there, and spare ones where
+//! the engine brings interfaces after the container was created. A device's own hardware address only names it; the guest gives
+//! it the address that the interface has.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use api::agent::ConfigureNetworkRequest;
+use base::{Context, Error, Kind, Result};
+use netlink::{Link, Mac, Socket};
+
+use crate::plan;
+use crate::scan::Scan;
+use crate::tap::Tap;
+use crate::traffic;
+use crate::{Claim, Place};
+
+/// Hardware addresses of devices begin so: administered locally, then "kata".
+const DEVICES: [u8; 5] = [2, b'k', b'a', b't', b'a'];
+/// Interfaces that may come after the machine was made.
+const SPARE: usize = 2;
+/// More devices than this do not fit on the machine's bus beside the others.
+const MOST: usize = 16;
+
+/// A network device for a machine.
+#[derive(Debug, Clone)]
+pub struct Nic {
+    /// Names it in the guest.
+    pub mac: Mac,
+    /// Its packets, with offload headers.
+    pub tap: Arc<OwnedFd>,
+}
+
+/// See the module. Dropping it ends all redirections.
+#[derive(Debug)]
+pub struct Network {
+    socket: Socket,
+    devices: Vec<Device>,
+    /// What the guest was told last.
+    told: Option<ConfigureNetworkRequest>,
+}
+
+#[derive(Debug)]
+struct Device {
+    mac: Mac,
+    tap: Tap,
+    /// The interface that it is tied to.
+    link: Option<u32>,
+}
+
+impl Network {
+    /// Ties the interfaces of the namespace that this thread has entered, which is `claim`ed for it.
+    pub fn attach(claim: &Claim) -> Result<Network> {
+        let mut socket = Socket::open()?;
+        let scan = Scan::take(&mut socket)?;
+        let spare = match claim.place() {
+            Place::Fresh => SPARE,
+            Place::Empty | Place::Prepared(_) => 0,
+        };
+        let count = scan.links.len() + spare;
+        if count > MOST {
+            let what = format!(
+                "a machine takes {MOST} network interfaces, the namespace has {}",
+                scan.links.len()
+            );
+            return Err(Error::new(Kind::Unsupported, what));
+        }
+        let mut network = Network {
+            socket,
+            devices: Vec::new(),
+            told: None,
+        };
+        for number in (0..=u8::MAX).take(count) {
+            let [a, b, c, d, e] = DEVICES;
+            network.devices.push(Device {
+                mac: [a, b, c, d, e, number],
+                tap: Tap::make(&mut network.socket)?,
+                link: None,
+            });
+        }
+        network.tie(&scan)?;
+        Ok(network)
+    }
+
+    /// For the machine.
+    pub fn nics(&self) -> Vec<Nic> {
+        let nics = self.devices.iter().map(|device| Nic {
+            mac: device.mac,
+            tap: Arc::clone(&device.tap.descriptor),
+        });
+        nics.collect()
+    }
+
+    /// Looks again, and ties what has come. What the guest is to be told, if that has changed; call [`Network::told`] then.
+    pub fn look(&mut self) -> Result<Option<ConfigureNetworkRequest>> {
+        let scan = Scan::take(&mut self.socket)?;
+        self.tie(&scan)?;
+        let devices = &self.devices;
+        let outlet = |link: &Link| {
+            let tied = devices.iter().find(|device| device.link == Some(link.index));
+            tied.map(|device| device.mac)
+        };
+        let request = plan::request(&scan, &outlet);
+        // At first also of no interface: the guest puts spare devices aside.
+        let news = !self.devices.is_empty() && self.told.as_ref() != Some(&request);
+        Ok(news.then_some(request))
+    }
+
+    /// The guest has been told.
+    pub fn told(&mut self, request: ConfigureNetworkRequest) {
+        self.told = Some(request);
+    }
+
+    fn tie(&mut self, scan: &Scan) -> Result<()> {
+        let there = |index: u32| scan.links.iter().any(|link| link.index == index);
+        for device in &mut self.devices {
+            if device.link.is_some_and(|link| !there(link)) {
+                device.link = None;
+                // The interface took its half with it.
+                let released = Link::set_up(&mut self.socket, device.tap.index, false)
+                    .and_then(|()| traffic::release(&mut self.socket, device.tap.index));
+                released.attempt(|| "release a network device".into())?;
+            }
+        }
+        for link in &scan.links {
+            if self.devices.iter().any(|device| device.link == Some(link.index)) {
+                continue;
+            }
+            match self.devices.iter_mut().find(|device| device.link.is_none()) {
+                Some(device) => device.tie(&mut self.socket, link)?,
+                None => log::warn!(
+                    "interface {} came after the machine was made, which has no device left for it",
+                    link.name
+                ),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Device {
+    fn tie(&mut self, socket: &mut Socket, link: &Link) -> Result<()> {
+        let what = || format!("tie interface {} to the machine", link.name);
+        Link::set_mtu(socket, self.tap.index, link.mtu).attempt(what)?;
+        traffic::redirect(socket, self.tap.index, link.index).attempt(what)?;
+        Link::set_up(socket, self.tap.index, true).attempt(what)?;
+        traffic::redirect(socket, link.index, self.tap.index).attempt(what)?;
+        self.link = Some(link.index);
+        Ok(())
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for link in self.devices.iter().filter_map(|device| device.link) {
+            // It may have gone since.
+            if let Err(e) = traffic::release(&mut self.socket, link) {
+                log::debug!("release interface {link}: {e}");
+            }
+        }
+    }
+}
