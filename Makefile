@@ -54,6 +54,7 @@ torture: build
 
 # Real virtual machines: needs root.
 vm: guest torture
+	$(SUDO) $(BIN)/kata guest template build
 	KATA_BIN_DIR=$(abspath $(BIN)) $(CARGO) test --locked -p vm-tests --test vm 2>&1 | tee $(OUT)/vm.log
 
 fuzz:
@@ -61,6 +62,7 @@ fuzz:
 
 bench: guest
 	$(CARGO) build --release --locked -p bench
+	$(SUDO) $(BIN)/kata guest template build
 	$(SUDO) env KATA_BIN_DIR=$(abspath $(BIN)) $(BIN)/bench
 
 # Does not build: run `make build` first, not as root.

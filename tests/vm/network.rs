@@ -147,6 +147,8 @@ fn none(w: &World) {
 fn plugged_between(w: &World) {
     let mut bundle = w.bundle("c", "ip -o -4 addr show dev eth0; exec busybox httpd -f -p 80 -h /etc");
     place(&mut bundle, json!({"type": "network"}));
+    // As dockerd does it: its hook is told the pid.
+    bundle.set("/hooks", json!({"createRuntime": [{"path": "/bin/true"}]}));
     let pid = w.create("c", &bundle);
     let wire = Wire::into(w, "n", pid);
     wire.plug("eth0", 77);
@@ -164,6 +166,8 @@ fn plugged_between(w: &World) {
 fn plugged_while_running(w: &World) {
     let mut bundle = w.bundle("c", "exec busybox httpd -f -p 80 -h /etc");
     place(&mut bundle, json!({"type": "network"}));
+    // As dockerd does it: its hook is told the pid.
+    bundle.set("/hooks", json!({"createRuntime": [{"path": "/bin/true"}]}));
     let pid = w.create("c", &bundle);
     w.oci(&["start", &w.id("c")]).exits(0);
     let wire = Wire::into(w, "n", pid);

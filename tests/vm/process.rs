@@ -31,7 +31,7 @@ pub fn cases() -> Vec<Trial> {
             let mut bundle = w.bundle("c", "true");
             bundle.set(
                 "/linux/namespaces",
-                json!([{"type": "mount"}, {"type": "uts"}, {"type": "pid", "path": "/proc/1/ns/pid"}]),
+                json!([{"type": "mount"}, {"type": "uts"}, {"type": "network"}, {"type": "pid", "path": "/proc/1/ns/pid"}]),
             );
             w.run_with("c", &bundle, b"").refuses(&["pid", "namespace"]);
         }),
@@ -163,7 +163,7 @@ fn sysctl(w: &World) {
 
 fn user_namespace(w: &World) {
     let mut bundle = w.bundle("c", "cat /proc/self/uid_map; id -u; touch /tmp/f && stat -c %u /tmp/f");
-    let namespaces = json!([{"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"}, {"type": "user"}]);
+    let namespaces = json!([{"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"}, {"type": "user"}, {"type": "network"}]);
     bundle.set("/linux/namespaces", namespaces);
     let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
     bundle.set("/linux/uidMappings", map.clone());

@@ -5,6 +5,7 @@
 //! Until a copy has been greeted, nothing may happen here that must differ between copies: no random number, no boot id.
 
 use std::fs;
+use std::hint;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -14,6 +15,10 @@ use base::{Context, Result};
 
 /// How often it is looked for devices. The guest is frozen between two looks.
 const REST: Duration = Duration::from_millis(1);
+/// Free memory that is cleared: the kernel hands out first what it got back last.
+const WIPED_MIB: usize = 128;
+const PIECE_MIB: usize = 16;
+const PAGE: usize = 4096;
 /// Writing to it makes the kernel look.
 const RESCAN: &str = "/sys/bus/pci/rescan";
 /// Devices that were found and have their drivers.
@@ -27,12 +32,37 @@ pub fn wanted(line: &str) -> bool {
 /// Says that the guest may be frozen; looks for devices on a thread of its own, until there are some.
 pub fn offer() -> Result<()> {
     let looking = thread::Builder::new().name("devices".into()).spawn(|| {
+        wipe();
         eprintln!("{READY}");
         if let Err(e) = look(Path::new(RESCAN), Path::new(DEVICES)) {
             log::error!("{}", e.chain());
         }
     });
     looking.map(drop).attempt(|| "start a thread".into())
+}
+
+/// Leaves zeros in free memory, where the boot has left what it does not need any more: pages of zeros are not copied. The kernel
+/// clears what it gives us; what it gives back to itself stays clear.
+fn wipe() {
+    let taken: Vec<Vec<u8>> = (0..(free_mib() / 2).min(WIPED_MIB) / PIECE_MIB)
+        .map(|_| {
+            let mut piece = vec![0; PIECE_MIB << 20];
+            piece
+                .iter_mut()
+                .step_by(PAGE)
+                .for_each(|byte| *hint::black_box(byte) = 0);
+            piece
+        })
+        .collect();
+    drop(hint::black_box(taken));
+}
+
+/// By the kernel's count; 0 if it does not say.
+fn free_mib() -> usize {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemFree:"));
+    let kib = line.and_then(|rest| rest.split_ascii_whitespace().next()?.parse::<usize>().ok());
+    kib.unwrap_or_default() / 1024
 }
 
 fn look(rescan: &Path, devices: &Path) -> Result<()> {

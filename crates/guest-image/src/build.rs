@@ -116,7 +116,8 @@ fn export_into(out: &Path, request: &Request, progress: &dyn Progress) -> Result
 fn unchanged(store: &Store, request: &Request) -> Option<GuestImage> {
     let image = store.image(&request.name).ok().filter(|_| !request.force)?;
     let manifest = &image.manifest;
-    let same = manifest.kata == env!("CARGO_PKG_VERSION")
+    let same = manifest.request.layout == LAYOUT
+        && manifest.kata == env!("CARGO_PKG_VERSION")
         && manifest.agent.path == request.agent
         && manifest.request.kernel == request.kernel.words()
         && manifest
@@ -209,6 +210,7 @@ impl Recipe {
             agent,
             inputs,
             request: Asked {
+                layout: LAYOUT.to_owned(),
                 kernel: request.kernel.words(),
                 stamps,
             },

@@ -80,6 +80,9 @@ pub struct Output {
 /// The request behind an image, with the state of everything that could change the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
+    /// How images were laid out then.
+    #[serde(default)]
+    pub layout: String,
     /// The kernel that was asked for, in words.
     pub kernel: String,
     /// What was looked at.

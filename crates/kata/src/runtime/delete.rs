@@ -82,10 +82,9 @@ fn stop(link: &mut Link, id: &str, status: Status) -> Result<()> {
         all: true,
         ..KillRequest::default()
     };
-    match link.call::<Empty>(TASK, "Kill", &request) {
-        Err(e) if e.kind() == Kind::Gone => return Err(e),
-        Err(e) => log::debug!("{}", e.chain()),
-        Ok(_) => {}
+    // It is the guest that may be gone: a monitor that is says so at the next call.
+    if let Err(e) = link.call::<Empty>(TASK, "Kill", &request) {
+        log::debug!("{}", e.chain());
     }
     let request = WaitRequest {
         id: id.to_owned(),
