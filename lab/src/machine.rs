@@ -45,8 +45,10 @@ pub struct Plan {
 pub struct Machine {
     process: Owned,
     pub qmp: Qmp,
-    /// Terminal of the command.
+    /// Terminal of the command. QEMU throws away what does not fit into the socket.
     pub console: UnixStream,
+    /// What the command prints where there is no terminal.
+    pub output: UnixStream,
     /// Words to and from the lab's first program.
     pub control: BufReader<UnixStream>,
     log: File,
@@ -105,7 +107,9 @@ impl Plan {
             "-device",
             "virtconsole,chardev=console",
             "-device",
-            "virtserialport,chardev=control,name=lab",
+            "virtserialport,chardev=control,name=lab.control",
+            "-device",
+            "virtserialport,chardev=output,name=lab.output",
             "-serial",
             "chardev:log",
             "-kernel",
@@ -123,6 +127,7 @@ impl Plan {
         let channel = || UnixStream::pair().attempt(|| "create a socket pair".into());
         let (qmp, qmp_theirs) = channel()?;
         let (console, console_theirs) = channel()?;
+        let (output, output_theirs) = channel()?;
         let (control, control_theirs) = channel()?;
         let log = tempfile::tempfile().attempt(|| "create a temporary file".into())?;
 
@@ -130,6 +135,7 @@ impl Plan {
         for (id, theirs) in [
             ("qmp", &qmp_theirs),
             ("console", &console_theirs),
+            ("output", &output_theirs),
             ("control", &control_theirs),
         ] {
             command.args(["-chardev", &format!("socket,id={id},fd={}", theirs.as_raw_fd())]);
@@ -147,12 +153,13 @@ impl Plan {
         let mut keep = vec![
             qmp_theirs.as_fd(),
             console_theirs.as_fd(),
+            output_theirs.as_fd(),
             control_theirs.as_fd(),
             log.as_fd(),
         ];
         keep.extend(also.map(AsFd::as_fd));
         let process = Owned::of(process::spawn(&mut command, &keep, None)?)?;
-        drop((qmp_theirs, console_theirs, control_theirs));
+        drop((qmp_theirs, console_theirs, output_theirs, control_theirs));
 
         qmp.set_nonblocking(true)
             .attempt(|| "unblock the control channel".into())?;
@@ -162,6 +169,7 @@ impl Plan {
                 process,
                 qmp,
                 console,
+                output,
                 control: BufReader::new(control),
                 log,
             }),

@@ -52,6 +52,8 @@ fn run(directory: &Path, command: &str) -> Result<u8> {
     runtime.attempt(|| "start a runtime".into())?.block_on(async {
         let mut shelf = Shelf::open(&directory)?;
         let lab = shelf.lab(&tree).await?;
+        // It has read what it needs: others may make another snapshot.
+        drop(shelf);
         session::run(lab, &tree, command).await
     })
 }

@@ -5,6 +5,7 @@
 use std::env;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
@@ -33,7 +34,7 @@ pub async fn run(mut lab: Machine, tree: &Path, command: &str) -> Result<u8> {
         tree.display(),
         escape(&script(tree, command)?)
     );
-    let output = pump(&lab)?;
+    let output = pump(&lab, terminal.is_some())?;
     lab.say(&words)?;
     let said = lab.hear()?;
     let code = said.strip_prefix("exit ").and_then(|code| code.parse().ok());
@@ -46,11 +47,12 @@ pub async fn run(mut lab: Machine, tree: &Path, command: &str) -> Result<u8> {
     Ok(code)
 }
 
-/// Carries the console. What the command prints waits here, not in QEMU, which would lose it.
-fn pump(lab: &Machine) -> Result<thread::JoinHandle<()>> {
-    let copy = || lab.console.try_clone().attempt(|| "duplicate a socket".into());
-    let (mut from, mut to) = (copy()?, copy()?);
-    if io::stdin().is_terminal() && io::stdout().is_terminal() {
+/// Carries the console or, where we have no terminal, the output. What the command prints waits here, not in QEMU.
+fn pump(lab: &Machine, interactive: bool) -> Result<thread::JoinHandle<()>> {
+    let copy = |stream: &UnixStream| stream.try_clone().attempt(|| "duplicate a socket".into());
+    let mut from = copy(if interactive { &lab.console } else { &lab.output })?;
+    if interactive {
+        let mut to = copy(&lab.console)?;
         // Ends with us: there is no way to interrupt a read of the terminal.
         thread::spawn(move || io::copy(&mut io::stdin(), &mut to));
     }

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub struct Shelf {
     dir: PathBuf,
-    /// Shared by labs that start, exclusive for whoever changes something.
+    /// Shared by labs while they start, exclusive for whoever changes something.
     lock: Option<Flock<File>>,
 }
 
