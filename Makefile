@@ -1,10 +1,11 @@
 # make run    from nothing to a container in a virtual machine
 # make test   every check, as CI does it
 # make build  target/release/kata and target/release/kata-agent
+# make lab    CMD='…', or a shell, where KVM works: an emulated machine if need be
 SHELL := /bin/bash
 .SHELLFLAGS := -eo pipefail -c
 .NOTPARALLEL:
-.PHONY: build run test bench install lint unit vm fuzz clean setup guest deny torture
+.PHONY: build run test bench install lint unit vm fuzz clean setup guest deny torture lab lab-test lab-build
 
 PREFIX ?= /usr/local
 OUT := $(or $(CARGO_TARGET_DIR),target)
@@ -29,8 +30,8 @@ run: guest
 	@echo "kernel of the host:  $$(uname -sr)"
 	$(SUDO) $(BIN)/kata run --rm oci:$(OUT)/demo-image sh -c 'echo "kernel of the guest: $$(uname -sr)"'
 
-test: setup lint deny unit vm fuzz
-	scripts/skipped $(OUT)/deny.log $(OUT)/unit.log $(OUT)/vm.log
+test: setup lint deny unit vm lab-test fuzz
+	scripts/skipped $(OUT)/deny.log $(OUT)/unit.log $(OUT)/vm.log $(OUT)/lab.log
 
 setup:
 	scripts/setup
@@ -56,6 +57,19 @@ torture: build
 vm: guest torture
 	$(SUDO) $(BIN)/kata guest template build
 	KATA_BIN_DIR=$(abspath $(BIN)) $(CARGO) test --locked -p vm-tests --test vm 2>&1 | tee $(OUT)/vm.log
+
+lab-build: guest
+	$(CARGO) build --release --locked -p lab
+
+# CMD goes by the environment, and unexpanded: its quotes and dollars are its own.
+CMD ?= bash
+override CMD := $(value CMD)
+export CMD
+lab: lab-build
+	@$(SUDO) $(BIN)/lab $(OUT)/lab "$$CMD"
+
+lab-test: lab-build
+	PATH="$$PATH:$$HOME/.cargo/bin" lab/test $(abspath $(BIN)) $(OUT)/lab 2>&1 | tee $(OUT)/lab.log
 
 fuzz:
 	PATH="$$PATH:$$HOME/.cargo/bin" scripts/fuzz 10

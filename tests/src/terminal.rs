@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
-use crate::command::DEADLINE;
+use crate::command::deadline;
 
 nix::ioctl_write_ptr_bad!(set_size, libc::TIOCSWINSZ, libc::winsize);
 
@@ -98,7 +98,11 @@ impl Terminal {
                 self.seen.drain(..at + text.len());
                 return before;
             }
-            assert!(start.elapsed() < DEADLINE, "{text:?} was not printed: {:?}", self.seen);
+            assert!(
+                start.elapsed() < deadline(),
+                "{text:?} was not printed: {:?}",
+                self.seen
+            );
             let mut fds = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
             if poll(&mut fds, PollTimeout::from(200_u8)).unwrap_or(0) == 0 {
                 continue;

@@ -1,6 +1,6 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
-//! Fetches the packages of Debian's cloud kernel with apt, which checks their signatures. The system's own lists
+//! Fetches the packages of one of Debian's kernels with apt, which checks their signatures. The system's own lists
 //! are used if they know the kernel; otherwise, and for other suites, a state directory of our own: nothing is
 //! installed, and the system's configuration does not change.
 
@@ -16,7 +16,8 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::build::Progress;
 
-const META_PACKAGE: &str = "linux-image-cloud-amd64";
+/// Debian's kernel for virtual machines.
+pub(crate) const CLOUD: &str = "linux-image-cloud-amd64";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const MIRROR: &str = "http://deb.debian.org/debian";
 /// Where the system's apt keeps its lists; it changes with `apt-get update`.
@@ -25,32 +26,35 @@ pub(crate) const SYSTEM_LISTS: &str = "/var/lib/apt/lists";
 /// apt with its state, either the system's or ours.
 struct Apt<'a> {
     options: Vec<String>,
+    /// The package that depends on the current kernel.
+    package: &'a str,
     /// Where packages go.
     dir: PathBuf,
     progress: &'a dyn Progress,
 }
 
 /// Where fetched packages are kept: `$KATA_CACHE_DIR`, or `/var/cache/kata`.
-fn cache() -> PathBuf {
+pub(crate) fn cache() -> PathBuf {
     let dir = std::env::var_os("KATA_CACHE_DIR").filter(|dir| !dir.is_empty());
     dir.map_or_else(|| "/var/cache/kata".into(), PathBuf::from)
         .join("packages")
 }
 
-/// The packages that make up the cloud kernel of the Debian release `suite`, or of the system's own release.
-pub(crate) fn fetch(suite: Option<&str>, progress: &dyn Progress) -> Result<Vec<PathBuf>> {
+/// The packages that make up the kernel on which `package` depends, in the Debian release `suite` or in the system's own
+/// release. They are kept in `cache`, one kernel for each release.
+pub fn fetch(package: &str, suite: Option<&str>, cache: &Path, progress: &dyn Progress) -> Result<Vec<PathBuf>> {
     if let Some(suite) = suite {
-        return fetch_from_suite(suite, progress);
+        return fetch_from_suite(package, suite, cache, progress);
     }
-    let apt = Apt::open("system", Vec::new(), progress)?;
+    let apt = Apt::open(cache.join("system"), Vec::new(), package, progress)?;
     if let Ok(names) = apt.kernel() {
         return apt.download(&names);
     }
     // It may have failed because it was interrupted.
     progress.check()?;
     let suite = own_suite(&fs::read_to_string("/etc/os-release").unwrap_or_default());
-    progress.step(&format!("apt's lists name no {META_PACKAGE}; asking Debian {suite}"))?;
-    fetch_from_suite(&suite, progress)
+    progress.step(&format!("apt's lists name no {package}; asking Debian {suite}"))?;
+    fetch_from_suite(package, &suite, cache, progress)
 }
 
 /// The Debian release that an os-release file names; on anything else a release that is known to work.
@@ -68,7 +72,7 @@ fn own_suite(os_release: &str) -> String {
     }
 }
 
-fn fetch_from_suite(suite: &str, progress: &dyn Progress) -> Result<Vec<PathBuf>> {
+fn fetch_from_suite(package: &str, suite: &str, cache: &Path, progress: &dyn Progress) -> Result<Vec<PathBuf>> {
     if suite.is_empty() || !suite.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') {
         return Err(Error::new(
             Kind::Invalid,
@@ -79,7 +83,7 @@ fn fetch_from_suite(suite: &str, progress: &dyn Progress) -> Result<Vec<PathBuf>
         let reason = format!("{KEYRING} is missing: install the package debian-archive-keyring");
         return Err(Error::new(Kind::NotFound, reason));
     }
-    let state = cache().join(suite).join("apt");
+    let state = cache.join(suite).join("apt");
     let lists = state.join("lists");
     let archives = state.join("archives");
     for dir in [&lists, &archives] {
@@ -99,7 +103,7 @@ fn fetch_from_suite(suite: &str, progress: &dyn Progress) -> Result<Vec<PathBuf>
         "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".into(),
         "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false".into(),
     ];
-    let apt = Apt::open(suite, options, progress)?;
+    let apt = Apt::open(cache.join(suite), options, package, progress)?;
     progress.step(&format!("fetch the package lists of Debian {suite}"))?;
     apt.run("apt-get", &["-qq", "update"])?;
     let names = apt.kernel()?;
@@ -107,16 +111,20 @@ fn fetch_from_suite(suite: &str, progress: &dyn Progress) -> Result<Vec<PathBuf>
 }
 
 impl<'a> Apt<'a> {
-    fn open(name: &str, options: Vec<String>, progress: &'a dyn Progress) -> Result<Apt<'a>> {
-        let dir = cache().join(name);
+    fn open(dir: PathBuf, options: Vec<String>, package: &'a str, progress: &'a dyn Progress) -> Result<Apt<'a>> {
         fs::create_dir_all(&dir).attempt(|| format!("create directory {}", dir.display()))?;
-        Ok(Apt { options, dir, progress })
+        Ok(Apt {
+            options,
+            package,
+            dir,
+            progress,
+        })
     }
 
-    /// The names of the packages that the current cloud kernel consists of.
+    /// The names of the packages that the current kernel consists of.
     fn kernel(&self) -> Result<Vec<String>> {
         let mut names = Vec::new();
-        let mut pending = vec![META_PACKAGE.to_owned()];
+        let mut pending = vec![self.package.to_owned()];
         while let Some(package) = pending.pop() {
             for name in concrete(&self.run("apt-cache", &["depends", "--important", &package])?) {
                 if !names.contains(&name) {
@@ -128,7 +136,7 @@ impl<'a> Apt<'a> {
         if names.is_empty() {
             return Err(Error::new(
                 Kind::NotFound,
-                format!("{META_PACKAGE} depends on no kernel"),
+                format!("{} depends on no kernel", self.package),
             ));
         }
         names.sort();

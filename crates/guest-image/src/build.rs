@@ -166,7 +166,7 @@ impl KernelChoice {
                 };
                 Ok((source.clone(), seen))
             }
-            KernelChoice::Suite(suite) => Ok((Source::Packages(apt::fetch(Some(suite), progress)?), Vec::new())),
+            KernelChoice::Suite(suite) => Ok((Source::Packages(fetch(Some(suite), progress)?), Vec::new())),
             KernelChoice::Auto => {
                 let mut seen: Vec<PathBuf> = ["/boot", "/lib/modules"].map(PathBuf::from).into();
                 progress.step("look for an installed kernel")?;
@@ -177,10 +177,14 @@ impl KernelChoice {
                     }
                 }
                 seen.push(apt::SYSTEM_LISTS.into());
-                Ok((Source::Packages(apt::fetch(None, progress)?), seen))
+                Ok((Source::Packages(fetch(None, progress)?), seen))
             }
         }
     }
+}
+
+fn fetch(suite: Option<&str>, progress: &dyn Progress) -> Result<Vec<PathBuf>> {
+    apt::fetch(apt::CLOUD, suite, &apt::cache(), progress)
 }
 
 fn usable(source: &Source) -> Result<()> {

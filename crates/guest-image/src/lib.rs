@@ -7,7 +7,7 @@
 
 #![forbid(unsafe_code)]
 
-mod apt;
+pub mod apt;
 pub mod build;
 pub mod bzimage;
 pub mod compression;

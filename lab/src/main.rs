@@ -1,0 +1,66 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! The KVM lab: runs a command where KVM works. On a host with hardware virtualization that is the host itself; elsewhere an
+//! emulated machine with nested virtualization, which sees the host's files (changes to them are its own and end with it) and
+//! the working tree, the current directory, which it shares.
+//!
+//! It keeps its files in one directory and leaves nothing else; its machine ends with it.
+
+mod initramfs;
+mod kernel;
+mod machine;
+mod session;
+mod snapshot;
+mod sys;
+
+use std::env;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use base::{Context, Kind, Result};
+use snapshot::Shelf;
+
+const USAGE: &str = "usage: lab DIRECTORY COMMAND
+Runs COMMAND (a line for sh) where KVM works; the lab keeps its snapshot in DIRECTORY.
+LAB_ALWAYS=1 uses the lab where the host has KVM, too.";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let [directory, command] = arguments.as_slice() else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    match run(Path::new(directory), command) {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            eprintln!("lab: {}", e.chain());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(directory: &Path, command: &str) -> Result<u8> {
+    let kvm = ::machine::kvm::probe();
+    if kvm.usable && env::var_os("LAB_ALWAYS").is_none() {
+        eprintln!("lab: on this host: {}", kvm.reason);
+        return directly(command);
+    }
+    let tree = env::current_dir().attempt(|| "find the working tree".into())?;
+    let directory = std::path::absolute(directory).attempt(|| format!("find {}", directory.display()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.attempt(|| "start a runtime".into())?.block_on(async {
+        let mut shelf = Shelf::open(&directory)?;
+        let lab = shelf.lab(&tree).await?;
+        // It has read what it needs: others may make another snapshot.
+        drop(shelf);
+        session::run(lab, &tree, command).await
+    })
+}
+
+fn directly(command: &str) -> Result<u8> {
+    let status = Command::new("sh").args(["-c", command]).status();
+    let status = status.attempt(|| "start sh".into())?;
+    let code = status.code().or(status.signal().map(|signal| 128 + signal));
+    u8::try_from(code.unwrap_or(1)).context(Kind::Bug, || "read an exit code".into())
+}
