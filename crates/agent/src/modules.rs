@@ -11,6 +11,9 @@ use nix::kmod::{ModuleInitFlags, finit_module};
 
 /// Paths of modules, one per line, each behind what it depends on.
 const LIST: &str = "/etc/kata/modules";
+/// A driver whose devices wait until somebody wants them: most spare ones are never used.
+const PATIENT: &str = "virtio_net";
+const AUTOPROBE: &str = "/sys/bus/virtio/drivers_autoprobe";
 
 /// Loads all of them. Errors: with the path of the one that does not load.
 pub fn load() -> Result<()> {
@@ -26,6 +29,17 @@ fn paths(list: &str) -> impl Iterator<Item = &Path> {
 }
 
 fn load_one(path: &Path) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if !name.starts_with(PATIENT) {
+        return load_now(path);
+    }
+    let probe = |on: &str| fs::write(AUTOPROBE, on).attempt(|| format!("write {AUTOPROBE}"));
+    probe("0")?;
+    load_now(path)?;
+    probe("1")
+}
+
+fn load_now(path: &Path) -> Result<()> {
     let what = || format!("load module {}", path.display());
     let file = File::open(path).attempt(what)?;
     let start = Instant::now();

@@ -33,6 +33,13 @@ struct Settings {
 }
 
 impl Network {
+    /// Nothing but the loopback interface, also where the kernel has given devices to a driver by itself.
+    pub fn begin() -> Result<Network> {
+        let network = Network::default();
+        lock(&network.0).aside.put(&mut Socket::open()?, &[])?;
+        Ok(network)
+    }
+
     /// Makes it what `request` says. Errors: everything that failed, in one line; the rest is done.
     pub fn configure(&self, request: &ConfigureNetworkRequest) -> Result<()> {
         // Held to the end: one call after the other.

@@ -59,7 +59,7 @@ async fn serve(booted: Booted) -> Result<Infallible> {
     let streams = Arc::new(Streams::new(Arc::clone(&containers)));
     let service = Service {
         containers,
-        network: Arc::default(),
+        network: Arc::new(Network::begin()?),
         events,
         streams: Arc::clone(&streams),
     };

@@ -40,8 +40,8 @@ pub struct Nic {
 pub struct Network {
     socket: Socket,
     devices: Vec<Device>,
-    /// What the guest was told last.
-    told: Option<ConfigureNetworkRequest>,
+    /// What the guest was told last; it begins with nothing.
+    told: ConfigureNetworkRequest,
 }
 
 #[derive(Debug)]
@@ -59,7 +59,8 @@ impl Network {
         let scan = Scan::take(&mut socket)?;
         let spare = match claim.place() {
             Place::Fresh => SPARE,
-            Place::Empty | Place::Prepared(_) => 0,
+            Place::Prepared(_) => 1,
+            Place::Empty => 0,
         };
         let count = scan.links.len() + spare;
         if count > MOST {
@@ -72,7 +73,7 @@ impl Network {
         let mut network = Network {
             socket,
             devices: Vec::new(),
-            told: None,
+            told: ConfigureNetworkRequest::default(),
         };
         for number in (0..=u8::MAX).take(count) {
             let [a, b, c, d, e] = DEVICES;
@@ -105,14 +106,12 @@ impl Network {
             tied.map(|device| device.mac)
         };
         let request = plan::request(&scan, &outlet);
-        // At first also of no interface: the guest puts spare devices aside.
-        let news = !self.devices.is_empty() && self.told.as_ref() != Some(&request);
-        Ok(news.then_some(request))
+        Ok((request != self.told).then_some(request))
     }
 
     /// The guest has been told.
     pub fn told(&mut self, request: ConfigureNetworkRequest) {
-        self.told = Some(request);
+        self.told = request;
     }
 
     fn tie(&mut self, scan: &Scan) -> Result<()> {
