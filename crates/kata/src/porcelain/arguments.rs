@@ -107,6 +107,13 @@ pub enum Pull {
     Never,
 }
 
+/// Whether a machine may begin as a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Template {
+    On,
+    Off,
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "IMAGE is one of
   NAME[:TAG], REGISTRY/NAME[:TAG], docker://…   an image of a registry (docker.io by default)
@@ -182,6 +189,9 @@ pub struct RunArgs {
     /// Hypervisor (see `kata doctor`)
     #[arg(long, value_name = "NAME")]
     pub hypervisor: Option<String>,
+    /// Begin as a copy of a guest that was booted once, or boot (`off`: nothing is shared with other machines)
+    #[arg(long, value_name = "WHEN", default_value = "on")]
+    pub template: Template,
     /// OCI annotation: KEY=VALUE
     #[arg(long, value_name = "ANNOTATION")]
     pub annotation: Vec<String>,
