@@ -2,8 +2,13 @@
 
 //! A network namespace as an engine prepares it for a container, and another at the far end of its cable. Both go with the value.
 
+use std::fs::File;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use nix::sched::{CloneFlags, setns};
 
 use crate::{Outcome, World, command};
 
@@ -104,6 +109,18 @@ impl Wire {
         ]);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         Server(command.spawn().expect("start a server"))
+    }
+
+    /// Listens on our side, beside the container, as a server of the engine does.
+    pub fn listen(&self, address: &str) -> TcpListener {
+        let namespace = File::open(self.path()).expect("open the namespace");
+        let address = address.to_owned();
+        // The thread stays there, and its socket too.
+        let thread = thread::spawn(move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).expect("enter the namespace");
+            TcpListener::bind(address).expect("listen")
+        });
+        thread.join().expect("the thread")
     }
 
     /// For a spec.

@@ -3,7 +3,10 @@
 //! The network that an engine prepared: the container has it as if it were on the host.
 
 use std::fs;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
+use std::thread;
 
 use libtest_mimic::Trial;
 use serde_json::json;
@@ -18,6 +21,7 @@ pub fn cases() -> Vec<Trial> {
         both("network::none", none),
         both("network::plugged_between_create_and_start", plugged_between),
         both("network::plugged_and_pulled_while_running", plugged_while_running),
+        ours("network::name_server_on_loopback", name_server_on_loopback),
         ours("network::host_is_refused", host_is_refused),
         ours("network::missing_namespace", missing_namespace),
         ours("network::shared_with_another_machine", shared),
@@ -183,6 +187,40 @@ fn plugged_while_running(w: &World) {
         command::until("it is gone", || inside() == "lo");
     }
     w.oci(&["delete", "--force", &w.id("c")]).exits(0);
+}
+
+/// As Docker has it on its own networks.
+fn name_server_on_loopback(w: &World) {
+    let wire = Wire::plugged(w, "n");
+    let listener = wire.listen("127.0.0.11:53");
+    thread::spawn(move || {
+        for connection in listener.incoming() {
+            let _ = connection.and_then(answer_a_question);
+        }
+    });
+    let file = w.dir().join("resolv.conf");
+    fs::write(&file, "nameserver 127.0.0.11\n").expect("write");
+    let mut bundle = bundle(w, "c", &wire, "busybox nslookup web.example");
+    bundle.mount("/etc/resolv.conf", "bind", &file.to_string_lossy(), &["bind", "ro"]);
+    let text = w.run_with("c", &bundle, b"").text();
+    assert!(text.contains("10.1.2.3"), "{text}");
+    wire.check();
+}
+
+/// One question over TCP: the address is 10.1.2.3.
+fn answer_a_question(mut connection: TcpStream) -> io::Result<()> {
+    let mut length = [0; 2];
+    connection.read_exact(&mut length)?;
+    let mut question = vec![0; u16::from_be_bytes(length).into()];
+    connection.read_exact(&mut question)?;
+    let for_an_address = question.ends_with(b"\0\x01\0\x01");
+    let mut answer = question.clone();
+    answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(for_an_address), 0, 0, 0, 0]);
+    if for_an_address {
+        answer.extend_from_slice(b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\x0a\x01\x02\x03");
+    }
+    let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
+    connection.write_all(&[&length.to_be_bytes()[..], &answer].concat())
 }
 
 fn host_is_refused(w: &World) {

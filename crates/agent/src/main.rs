@@ -20,6 +20,7 @@ mod process;
 mod reaper;
 mod registry;
 mod relay;
+mod resolver;
 mod service;
 mod share;
 mod stdio;

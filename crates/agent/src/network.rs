@@ -231,6 +231,11 @@ fn ip(bytes: &[u8]) -> Result<IpAddr> {
     optional(bytes)?.ok_or_else(wrong)
 }
 
+/// Where the request wants a name server to be.
+pub fn resolver(request: &ConfigureNetworkRequest) -> Result<Option<IpAddr>> {
+    optional(&request.resolver)
+}
+
 fn optional(bytes: &[u8]) -> Result<Option<IpAddr>> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         return Ok(Some(v4.into()));

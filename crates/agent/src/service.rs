@@ -29,9 +29,10 @@ use crate::container::Container;
 use crate::containers::Containers;
 use crate::events::Events;
 use crate::hello::hello;
-use crate::network::Network;
+use crate::network::{self, Network};
 use crate::power;
 use crate::reaper::Reaper;
+use crate::resolver::Resolver;
 use crate::streams::Streams;
 use crate::template;
 
@@ -60,6 +61,7 @@ async fn serve(booted: Booted) -> Result<Infallible> {
     let service = Service {
         containers,
         network: Arc::new(Network::begin()?),
+        resolver: Resolver::default(),
         events,
         streams: Arc::clone(&streams),
     };
@@ -94,6 +96,7 @@ async fn knock() {
 struct Service {
     containers: Arc<Containers>,
     network: Arc<Network>,
+    resolver: Resolver,
     events: Arc<Events>,
     streams: Arc<Streams>,
 }
@@ -240,6 +243,8 @@ impl Agent for Service {
     }
 
     async fn configure_network(&self, _: &TtrpcContext, request: ConfigureNetworkRequest) -> ttrpc::Result<Empty> {
+        let server = network::resolver(&request).and_then(|server| self.resolver.serve(server));
+        server.map_err(|e| kind::reply(&e))?;
         let network = Arc::clone(&self.network);
         self.all(move |_| network.configure(&request)).await?;
         Ok(Empty::new())

@@ -6,3 +6,5 @@
 pub const CONTROL: u32 = 1024;
 /// Raw standard streams, each opened with a [`crate::stream::Hello`].
 pub const STDIO: u32 = 1027;
+/// Of the host: the name server that the engine runs beside the container, spoken to as over TCP.
+pub const RESOLVER: u32 = 1029;

@@ -6,6 +6,7 @@
 //! the engine brings interfaces after the container was created. A device's own hardware address only names it; the guest gives
 //! it the address that the interface has.
 
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -97,7 +98,8 @@ impl Network {
     }
 
     /// Looks again, and ties what has come. What the guest is to be told, if that has changed; call [`Network::told`] then.
-    pub fn look(&mut self) -> Result<Option<ConfigureNetworkRequest>> {
+    /// `resolver` is where a name server listens on the namespace's loopback interface.
+    pub fn look(&mut self, resolver: Option<IpAddr>) -> Result<Option<ConfigureNetworkRequest>> {
         let scan = Scan::take(&mut self.socket)?;
         self.tie(&scan)?;
         let devices = &self.devices;
@@ -105,7 +107,8 @@ impl Network {
             let tied = devices.iter().find(|device| device.link == Some(link.index));
             tied.map(|device| device.mac)
         };
-        let request = plan::request(&scan, &outlet);
+        let mut request = plan::request(&scan, &outlet);
+        request.resolver = resolver.map(plan::bytes).unwrap_or_default();
         Ok((request != self.told).then_some(request))
     }
 

@@ -95,7 +95,8 @@ fn route(found: &netlink::Route, name: &dyn Fn(u32) -> Option<String>) -> Option
     })
 }
 
-fn bytes(ip: IpAddr) -> Vec<u8> {
+/// As it travels.
+pub fn bytes(ip: IpAddr) -> Vec<u8> {
     match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),

@@ -16,6 +16,7 @@ use tokio::net::UnixListener;
 use crate::device::{self, DeviceProcess};
 use crate::guest::Guest;
 use crate::network::{self, Line};
+use crate::resolver::Resolver;
 use crate::saved::SavedProcess;
 use crate::size::{self, Size};
 use crate::span::Spans;
@@ -98,6 +99,7 @@ impl Running {
         size: Size,
         dir: &Path,
         share: &Path,
+        resolver: Resolver,
         spans: &mut Spans,
     ) -> Result<(Running, Guest, Option<Line>)> {
         let begin = Instant::now();
@@ -106,7 +108,7 @@ impl Running {
         let nics = network.as_ref().map(network::nics).unwrap_or_default();
         let (running, guest) = Running::bring_up(plan, size, &nics, dir, share, spans).await?;
         let line = match network {
-            Some(network) => Some(Line::connect(network, guest.clone(), spans).await?),
+            Some(network) => Some(Line::connect(network, resolver, guest.clone(), spans).await?),
             None => None,
         };
         Ok((running, guest, line))

@@ -11,6 +11,7 @@ mod guest;
 mod keeper;
 mod network;
 mod process;
+mod resolver;
 mod sandbox;
 pub mod saved;
 pub mod service;

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::guest::Guest;
+use crate::resolver::Resolver;
 use crate::span::Spans;
 use crate::sys;
 
@@ -35,14 +36,19 @@ pub struct Line(mpsc::Sender<oneshot::Sender<Result<()>>>);
 
 impl Line {
     /// Tells the guest its network; from then on, whenever it changes.
-    pub async fn connect(mut network: Network, guest: Guest, spans: &mut Spans) -> Result<Line> {
+    pub async fn connect(network: Network, resolver: Resolver, guest: Guest, spans: &mut Spans) -> Result<Line> {
         let begin = Instant::now();
+        let mut ends = Ends {
+            network,
+            resolver,
+            guest,
+        };
         let watch = netlink::watch()?;
-        tell(&mut network, &guest).await?;
+        ends.tell().await?;
         spans.end("interfaces", begin.into_std());
         let (line, orders) = mpsc::channel(1);
         let watch = sys::watch(watch).attempt(|| "watch the network".into())?;
-        tokio::spawn(serve(network, guest, watch, orders));
+        tokio::spawn(serve(ends, watch, orders));
         Ok(Line(line))
     }
 
@@ -55,12 +61,7 @@ impl Line {
     }
 }
 
-async fn serve(
-    mut network: Network,
-    guest: Guest,
-    watch: AsyncFd<OwnedFd>,
-    mut orders: mpsc::Receiver<oneshot::Sender<Result<()>>>,
-) {
+async fn serve(mut ends: Ends, watch: AsyncFd<OwnedFd>, mut orders: mpsc::Receiver<oneshot::Sender<Result<()>>>) {
     let mut due = None;
     loop {
         let settled = async {
@@ -74,7 +75,7 @@ async fn serve(
                 Some(done) => {
                     due = None;
                     // Whoever asked may have gone.
-                    let _ = done.send(tell(&mut network, &guest).await);
+                    let _ = done.send(ends.tell().await);
                 }
                 None => return,
             },
@@ -86,7 +87,7 @@ async fn serve(
             }
             () = settled => {
                 due = None;
-                if let Err(e) = tell(&mut network, &guest).await {
+                if let Err(e) = ends.tell().await {
                     log::warn!("{}", e.chain());
                 }
             }
@@ -94,10 +95,21 @@ async fn serve(
     }
 }
 
-async fn tell(network: &mut Network, guest: &Guest) -> Result<()> {
-    if let Some(request) = network.look()? {
-        guest.configure_network(&request).await?;
-        network.told(request);
+/// Of a line.
+#[derive(Debug)]
+struct Ends {
+    network: Network,
+    resolver: Resolver,
+    guest: Guest,
+}
+
+impl Ends {
+    async fn tell(&mut self) -> Result<()> {
+        let server = self.resolver.look()?;
+        if let Some(request) = self.network.look(server)? {
+            self.guest.configure_network(&request).await?;
+            self.network.told(request);
+        }
+        Ok(())
     }
-    Ok(())
 }

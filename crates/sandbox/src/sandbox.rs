@@ -25,6 +25,7 @@ use crate::guest::Guest;
 use crate::keeper::{Blueprint, Running, end_of};
 use crate::network::Line;
 use crate::process::{Exit, Process, Stage};
+use crate::resolver::Resolver;
 use crate::saved::{self, Saved, SavedContainer, SavedProcess};
 use crate::share::{Placed, RootMount, Share};
 use crate::span::Spans;
@@ -234,7 +235,15 @@ impl Sandbox {
     async fn boot(self: &Arc<Self>, bundle: &Bundle) -> Result<()> {
         let size = self.plan.size(bundle.resources());
         let mut spans = self.state().spans.clone();
-        let launched = Running::launch(&self.plan, size, &self.dir, self.share.path(), &mut spans).await;
+        let launched = Running::launch(
+            &self.plan,
+            size,
+            &self.dir,
+            self.share.path(),
+            Resolver::new(&self.dir, bundle),
+            &mut spans,
+        )
+        .await;
         let (running, guest, line) = match launched {
             Ok(launched) => launched,
             Err(e) => {
