@@ -7,14 +7,18 @@ use std::io::Read;
 use std::process::Stdio;
 use std::time::Instant;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use vm_tests::{Runtime, World, command};
 
 use crate::sample::{Sample, head, row};
 
+/// Keeps a machine from beginning as a copy of a frozen guest.
+const TEMPLATE: &str = "io.katacontainers.config.hypervisor.enable_template";
+
 /// Milliseconds to the first byte, and to the end of the command.
-fn once(world: &World) -> (f64, f64) {
-    let bundle = world.bundle("start", "echo first");
+fn once(world: &World, warm: bool) -> (f64, f64) {
+    let mut bundle = world.bundle("start", "echo first");
+    bundle.set("/annotations", json!({ TEMPLATE: warm.to_string() }));
     let mut command = world.runtime();
     command
         .args(["run", "--bundle"])
@@ -38,25 +42,35 @@ fn once(world: &World) -> (f64, f64) {
     (first, begin.elapsed().as_secs_f64() * 1e3)
 }
 
-/// Cold start of ours and of runc.
+/// Start of ours, as a copy of a frozen guest and by a boot, and of runc.
 pub fn compare(runs: usize) {
-    let worlds = [World::new(Runtime::Ours), World::new(Runtime::Reference)];
-    let mut first = [Sample::default(), Sample::default()];
-    let mut whole = [Sample::default(), Sample::default()];
+    let worlds = [
+        World::new(Runtime::Ours),
+        World::new(Runtime::Ours),
+        World::new(Runtime::Reference),
+    ];
+    let mut first: [Sample; 3] = Default::default();
+    let mut whole: [Sample; 3] = Default::default();
     // One run each that does not count: page cache, CPU clocks.
-    for world in &worlds {
-        once(world);
+    for (at, world) in worlds.iter().enumerate() {
+        once(world, at == 0);
     }
     for _ in 0..runs {
         for (at, world) in worlds.iter().enumerate() {
-            let (to_first, to_end) = once(world);
+            let (to_first, to_end) = once(world, at == 0);
             first[at].push(to_first);
             whole[at].push(to_end);
         }
     }
-    head("Cold start", "ms", runs);
-    row("to the first byte of output", &first[0], &first[1]);
-    row("to the end of `run`", &whole[0], &whole[1]);
+    for (title, at) in [("Warm start", 0), ("Cold start", 1)] {
+        head(title, "ms", runs);
+        row("to the first byte of output", &first[at], &first[2]);
+        row("to the end of `run`", &whole[at], &whole[2]);
+    }
+    println!(
+        "\nA warm start takes {:.2} of a cold one to the first byte of output.",
+        first[0].median() / first[1].median()
+    );
     worlds.into_iter().for_each(World::end);
 }
 
@@ -66,7 +80,8 @@ pub fn spans(runs: usize) {
     let mut spans: BTreeMap<String, Sample> = BTreeMap::new();
     let mut order = Vec::new();
     for _ in 0..runs {
-        let bundle = world.bundle("spans", "true");
+        let mut bundle = world.bundle("spans", "true");
+        bundle.set("/annotations", json!({ TEMPLATE: "false" }));
         world.create("spans", &bundle);
         let text = std::fs::read(world.sandbox("spans").join("state.json")).expect("the saved state");
         let state: Value = serde_json::from_slice(&text).expect("JSON");
