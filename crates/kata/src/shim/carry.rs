@@ -205,6 +205,10 @@ impl Running {
     }
 
     fn carry(&mut self) -> u8 {
+        // What came together with the answer to Start has been read: the socket will not tell of it again.
+        if let Err(e) = self.take_answers() {
+            self.lost(&e);
+        }
         loop {
             if self.code.is_some() && self.flows[self.inputs..].iter().all(Flow::over) {
                 break;
@@ -282,11 +286,16 @@ impl Running {
         }
         if answered {
             self.link.fill()?;
-            while let Some(answer) = self.link.take()? {
-                self.answered(answer);
-            }
+            self.take_answers()?;
         }
         Ok(true)
+    }
+
+    fn take_answers(&mut self) -> Result<()> {
+        while let Some(answer) = self.link.take()? {
+            self.answered(answer);
+        }
+        Ok(())
     }
 
     fn answered(&mut self, answer: Answer) {

@@ -82,6 +82,37 @@ fn streams_and_the_exit_code_come_through_and_output_is_drained_last() {
 }
 
 #[test]
+fn a_process_that_ends_at_once_is_not_waited_for_again() {
+    let Sandbox { dir, monitor, guest } = sandbox();
+    let peer = thread::spawn(move || {
+        let (mut link, _) = monitor.accept().unwrap();
+        let (attach, _) = expect(&mut link, "Attach");
+        monitor::respond(&mut link, attach, Ok(&AttachResponse::new()));
+        drop(guest::accept(&guest, None));
+        let (wait, _) = expect(&mut link, "Wait");
+        let (start, _) = expect(&mut link, "Start");
+        // Both answers in one piece.
+        let (mut piece, mut bytes) = UnixStream::pair().unwrap();
+        monitor::respond(&mut piece, start, Ok(&StartResponse::new()));
+        let response = WaitResponse {
+            exit_status: 7,
+            ..WaitResponse::default()
+        };
+        monitor::respond(&mut piece, wait, Ok(&response));
+        drop(piece);
+        let mut both = Vec::new();
+        bytes.read_to_end(&mut both).unwrap();
+        link.write_all(&both).unwrap();
+        // Nothing more comes, and the monitor stays.
+        link
+    });
+    let (output, _stdout) = UnixStream::pair().unwrap();
+    let code = carry(dir.path(), "", true, Stdio::Streams([None, Some(output.into()), None])).unwrap();
+    assert_eq!(code, 7);
+    drop(peer.join().unwrap());
+}
+
+#[test]
 fn a_process_starts_before_its_streams_and_its_refusal_is_told() {
     let Sandbox {
         dir,
