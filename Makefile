@@ -30,8 +30,8 @@ run: guest
 	@echo "kernel of the host:  $$(uname -sr)"
 	$(SUDO) $(BIN)/kata run --rm oci:$(OUT)/demo-image sh -c 'echo "kernel of the guest: $$(uname -sr)"'
 
-test: setup lint deny unit vm fuzz
-	scripts/skipped $(OUT)/deny.log $(OUT)/unit.log $(OUT)/vm.log
+test: setup lint deny unit vm lab-test fuzz
+	scripts/skipped $(OUT)/deny.log $(OUT)/unit.log $(OUT)/vm.log $(OUT)/lab.log
 
 setup:
 	scripts/setup

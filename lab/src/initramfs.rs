@@ -8,10 +8,17 @@ use base::{Context, Error, Kind, Result};
 use cpio::newc::{Builder, trailer};
 use guest_image::modules::Module;
 
+use crate::hidden;
+
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 const FILE: u32 = 0o100_644;
 const CONSOLE: u32 = 0o020_600;
+
+/// First program of the lab.
+pub const INIT: &[u8] = include_bytes!("init");
+/// What it becomes among the host's files.
+pub const ENTER: &[u8] = include_bytes!("enter");
 
 /// The archive.
 pub fn pack(busybox: &[u8], modules: &[Module]) -> Result<Vec<u8>> {
@@ -23,8 +30,9 @@ pub fn pack(busybox: &[u8], modules: &[Module]) -> Result<Vec<u8>> {
     }
     archive.add("dev/console", CONSOLE, &[])?;
     archive.add("bin/busybox", PROGRAM, busybox)?;
-    archive.add("init", PROGRAM, include_bytes!("init"))?;
-    archive.add("enter", FILE, include_bytes!("enter"))?;
+    archive.add("init", PROGRAM, INIT)?;
+    archive.add("enter", FILE, ENTER)?;
+    archive.add("hidden", FILE, hidden::list().as_bytes())?;
     archive.add("modules", FILE, list.as_bytes())?;
     for module in modules {
         archive.add(&path(module), FILE, &module.content)?;

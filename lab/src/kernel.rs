@@ -13,7 +13,7 @@ use guest_image::{Progress, Source, apt, bzimage};
 /// Debian's name for the kernel that has everything.
 const PACKAGE: &str = "linux-image-amd64";
 /// What the lab cannot do without.
-const NEEDED: [&str; 8] = [
+const NEEDED: [&str; 9] = [
     "virtio_pci",
     "virtio_console",
     "9pnet_virtio",
@@ -22,6 +22,7 @@ const NEEDED: [&str; 8] = [
     "kvm_amd",
     "vhost_net",
     "vhost_vsock",
+    "vmgenid",
 ];
 /// What some commands use.
 const USEFUL: [&str; 8] = [

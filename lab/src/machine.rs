@@ -51,6 +51,8 @@ pub struct Machine {
     pub output: UnixStream,
     /// Words to and from the lab's first program.
     pub control: BufReader<UnixStream>,
+    /// It goes on from a snapshot, as others do.
+    pub copied: bool,
     log: File,
 }
 
@@ -83,6 +85,9 @@ impl Plan {
             "tcg,thread=multi,tb-size=512",
             "-cpu",
             "max,la57=off",
+            // Another one in each copy of a snapshot: the kernel then makes its random numbers anew.
+            "-device",
+            "vmgenid,guid=auto",
             "-smp",
             "2",
             "-m",
@@ -171,6 +176,7 @@ impl Plan {
                 console,
                 output,
                 control: BufReader::new(control),
+                copied: incoming,
                 log,
             }),
             Err(e) => Err(e).attempt(|| format!("start {}: {}", self.qemu.display(), said(&log))),
@@ -185,6 +191,14 @@ impl Machine {
         match self.control.read_line(&mut line) {
             Ok(1..) => Ok(line.trim_end().to_owned()),
             _ => Err(Error::new(Kind::Gone, "the lab ended").because(said(&self.log))),
+        }
+    }
+
+    /// Waits until it can take a command. Errors: `Unsupported` when there can be no KVM in it.
+    pub fn ready(&mut self) -> Result<()> {
+        match self.hear()?.as_str() {
+            "ready" => Ok(()),
+            said => Err(refusal(said)),
         }
     }
 
@@ -204,6 +218,15 @@ impl Machine {
     /// Whether the process has ended.
     pub fn wait(&self) -> Result<bool> {
         self.process.pidfd().wait(Some(std::time::Duration::from_secs(30)))
+    }
+}
+
+/// What it means that the lab's first program says `said` in place of what it should.
+pub fn refusal(said: &str) -> Error {
+    match said.split_once(' ') {
+        Some(("unsupported", why)) => Error::new(Kind::Unsupported, why),
+        Some(("failed", why)) => Error::new(Kind::Guest, format!("the lab cannot {why}")),
+        _ => Error::new(Kind::Guest, format!("the lab says {said:?}")),
     }
 }
 

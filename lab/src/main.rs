@@ -6,6 +6,7 @@
 //!
 //! It keeps its files in one directory and leaves nothing else; its machine ends with it.
 
+mod hidden;
 mod initramfs;
 mod kernel;
 mod machine;
@@ -23,7 +24,11 @@ use snapshot::Shelf;
 
 const USAGE: &str = "usage: lab DIRECTORY COMMAND
 Runs COMMAND (a line for sh) where KVM works; the lab keeps its snapshot in DIRECTORY.
-LAB_ALWAYS=1 uses the lab where the host has KVM, too.";
+LAB_ALWAYS=1 uses the lab where the host has KVM, too.
+Exit code: that of COMMAND; 77 where there can be no lab; 1 when it fails.";
+
+/// There can be no lab here. Test runners know this code as "skipped".
+const UNSUPPORTED: u8 = 77;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -35,7 +40,10 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
             eprintln!("lab: {}", e.chain());
-            ExitCode::FAILURE
+            match e.kind() {
+                Kind::Unsupported => ExitCode::from(UNSUPPORTED),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -11,11 +11,12 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use base::{Context, Error, Kind, Result};
+use base::{Context, Result};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use serde_json::json;
 
-use crate::machine::Machine;
+use crate::hidden::{self, Shown};
+use crate::machine::{Machine, refusal};
 use crate::sys;
 
 /// What of our environment the command gets: by the beginning of the name.
@@ -28,17 +29,21 @@ pub async fn run(mut lab: Machine, tree: &Path, command: &str) -> Result<u8> {
     let terminal = Terminal::take()?;
     let (rows, columns) = terminal.as_ref().map_or((0, 0), |_| sys::window());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let environment = environment();
+    let shown = hidden::needed(environment.iter().map(|(_, value)| value.as_str()), tree);
     let words = format!(
-        "{} {rows} {columns} {}\n{}\n",
+        "{} {rows} {columns} {} {}\n{}\n{}\n",
         now.as_secs(),
+        u8::from(lab.copied),
         tree.display(),
-        escape(&script(tree, command)?)
+        escape(&lines(&shown)),
+        escape(&script(&environment, tree, command)?)
     );
     let output = pump(&lab, terminal.is_some())?;
     lab.say(&words)?;
     let said = lab.hear()?;
     let code = said.strip_prefix("exit ").and_then(|code| code.parse().ok());
-    let code = code.ok_or_else(|| Error::new(Kind::Guest, format!("the lab says {said:?}")))?;
+    let code = code.ok_or_else(|| refusal(&said))?;
     // Its end closes the console behind the last byte.
     lab.qmp.execute("quit", json!({})).await?;
     lab.wait()?;
@@ -75,19 +80,35 @@ fn pump(lab: &Machine, interactive: bool) -> Result<thread::JoinHandle<()>> {
     }))
 }
 
+/// Names and values of what the command gets of our environment.
+fn environment() -> Vec<(String, String)> {
+    let passed = |name: &str| {
+        let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        plain && ENVIRONMENT.iter().any(|start| name.starts_with(start))
+    };
+    // What is not text is nothing of these.
+    let texts = env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    texts.filter(|(name, _)| passed(name)).collect()
+}
+
 /// A script that runs `command` here as there.
-fn script(tree: &Path, command: &str) -> Result<String> {
+fn script(environment: &[(String, String)], tree: &Path, command: &str) -> Result<String> {
     let here = env::current_dir().attempt(|| "find the current directory".into())?;
     let mut script = String::new();
-    for (name, value) in env::vars() {
-        let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        if plain && ENVIRONMENT.iter().any(|start| name.starts_with(start)) {
-            script.push_str(&format!("export {name}={}\n", quote(&value)));
-        }
+    for (name, value) in environment {
+        script.push_str(&format!("export {name}={}\n", quote(value)));
     }
     let dir = if here.starts_with(tree) { &here } else { tree };
     script.push_str(&format!("cd {} || exit\n{command}\n", quote(&dir.to_string_lossy())));
     Ok(script)
+}
+
+/// Places in the host's files and in the lab's, a line for each word: a name has no line break, `hidden` sees to it.
+fn lines(shown: &[Shown]) -> String {
+    let pairs = shown
+        .iter()
+        .map(|shown| format!("{}\n{}\n", shown.source.display(), shown.at.display()));
+    pairs.collect()
 }
 
 /// For a shell.
@@ -136,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_script_goes_to_where_it_was_called() {
-        let script = script(Path::new("/no/such/tree"), "true").unwrap();
+        let script = script(&environment(), Path::new("/no/such/tree"), "true").unwrap();
         assert!(script.ends_with("cd '/no/such/tree' || exit\ntrue\n"), "{script}");
         assert!(script.contains("export PATH='"), "{script}");
     }

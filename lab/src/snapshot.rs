@@ -14,7 +14,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::machine::{Machine, Memory, Plan};
-use crate::{initramfs, kernel, machine};
+use crate::{hidden, initramfs, kernel, machine};
 
 const BUSYBOX: &str = "/bin/busybox";
 /// How long QEMU may take to write or read a snapshot.
@@ -94,8 +94,8 @@ impl Shelf {
             hash.update(word);
             hash.update([0]);
         }
-        for script in [&include_bytes!("init")[..], include_bytes!("enter")] {
-            hash.update(script);
+        for file in [initramfs::INIT, initramfs::ENTER, hidden::list().as_bytes()] {
+            hash.update(file);
         }
         for program in [qemu, Path::new(BUSYBOX)] {
             let found = fs::metadata(program).attempt(|| format!("look at {}", program.display()))?;
@@ -133,10 +133,8 @@ impl Shelf {
 
 async fn boot(plan: &Plan, memory: Memory<'_>) -> Result<Machine> {
     let mut lab = plan.start(memory, false, None).await?;
-    match lab.hear()?.as_str() {
-        "ready" => Ok(lab),
-        other => Err(Error::new(Kind::Guest, format!("the lab says {other:?}"))),
-    }
+    lab.ready()?;
+    Ok(lab)
 }
 
 fn capabilities() -> serde_json::Value {
@@ -149,7 +147,7 @@ async fn save(plan: &Plan, dir: &Path) -> Result<()> {
     let mut lab = plan
         .start(Memory::Saved(&dir.join("memory")), false, Some(&state))
         .await?;
-    lab.hear()?;
+    lab.ready()?;
     // What the kernel still does after the last word of its first program.
     std::thread::sleep(Duration::from_secs(1));
     lab.qmp.execute("stop", json!({})).await?;
