@@ -35,7 +35,7 @@ pub fn cases() -> Vec<Trial> {
 }
 
 /// Pids of the processes of this world's sandbox that play `role`.
-fn players(w: &World, role: &str) -> Vec<i32> {
+pub fn players(w: &World, role: &str) -> Vec<i32> {
     let marker = w.dir().file_name().expect("has a name").to_string_lossy().into_owned();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").expect("proc").flatten() {

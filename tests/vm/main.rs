@@ -14,6 +14,7 @@ mod porcelain;
 mod process;
 mod stdio;
 mod template;
+mod template_crash;
 mod terminal;
 
 use libtest_mimic::{Arguments, Trial};
@@ -26,7 +27,7 @@ fn main() {
     }
     // A machine per core: more only makes each one slower under software emulation.
     args.test_threads = args.test_threads.or(Some(2));
-    let groups: [fn() -> Vec<Trial>; 13] = [
+    let groups: [fn() -> Vec<Trial>; 14] = [
         lifecycle::cases,
         process::cases,
         mounts::cases,
@@ -40,6 +41,7 @@ fn main() {
         crash::cases,
         porcelain::cases,
         template::cases,
+        template_crash::cases,
     ];
     // A failed assertion is reported by the runner, not by the panic hook of its thread.
     std::panic::set_hook(Box::new(|_| {}));

@@ -7,12 +7,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use libtest_mimic::Trial;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 use vm_tests::{Bundle, Outcome, World, command, ours, world};
 
@@ -71,34 +68,33 @@ pub fn cases() -> Vec<Trial> {
                 fs::write(dir.join("manifest.json"), manifest).expect("write");
             });
         }),
-        ours("template::killed_builders_leave_nothing_that_is_used", killed),
     ]
 }
 
 /// The store of this world.
-fn store(w: &World) -> PathBuf {
+pub fn store(w: &World) -> PathBuf {
     w.dir().join("templates")
 }
 
-fn keys(w: &World) -> Vec<PathBuf> {
+pub fn keys(w: &World) -> Vec<PathBuf> {
     let entries = fs::read_dir(store(w)).into_iter().flatten().flatten();
     let keys = entries.filter(|entry| entry.file_name().len() == 64);
     keys.map(|entry| entry.path()).collect()
 }
 
 /// `kata guest template` on this world's store.
-fn tool(w: &World) -> Command {
+pub fn tool(w: &World) -> Command {
     let mut command = Command::new(world::binaries().join("kata"));
     command.args(["guest", "template"]).env("KATA_TEMPLATE_DIR", store(w));
     command
 }
 
-fn build(w: &World) -> Outcome {
+pub fn build(w: &World) -> Outcome {
     command::run(tool(w).arg("build"), b"")
 }
 
 /// The runtime on this world's store, logging to `<world>/log`.
-fn runtime(w: &World) -> Command {
+pub fn runtime(w: &World) -> Command {
     let mut command = w.runtime();
     command.env("KATA_TEMPLATE_DIR", store(w));
     command.arg("--log").arg(w.dir().join("log"));
@@ -106,7 +102,7 @@ fn runtime(w: &World) -> Command {
 }
 
 /// Creates a container, deletes it, and returns its saved state.
-fn create(w: &World, name: &str, bundle: &Bundle) -> Value {
+pub fn create(w: &World, name: &str, bundle: &Bundle) -> Value {
     let mut command = runtime(w);
     command.args(["create", "--bundle"]).arg(&bundle.path).arg(w.id(name));
     command::run(&mut command, b"").exits(0);
@@ -115,8 +111,13 @@ fn create(w: &World, name: &str, bundle: &Bundle) -> Value {
     serde_json::from_slice(&text).expect("JSON")
 }
 
+/// What the runtimes of this world have logged.
+pub fn log(w: &World) -> String {
+    fs::read_to_string(w.dir().join("log")).unwrap_or_default()
+}
+
 /// Whether the kernel was booted.
-fn booted(state: &Value) -> bool {
+pub fn booted(state: &Value) -> bool {
     let spans = state["spans"].as_array().expect("spans");
     spans.iter().any(|span| span["name"] == "kernel")
 }
@@ -127,12 +128,12 @@ fn cut(path: &Path) {
 }
 
 /// A template that `spoil` has spoilt: the machine boots and one line says why; the next template is whole again.
-fn broken(w: &World, spoil: impl Fn(&Path)) {
+pub fn broken(w: &World, spoil: impl Fn(&Path)) {
     build(w).exits(0);
     let key = keys(w).remove(0);
     spoil(&key);
     assert!(booted(&create(w, "c", &w.bundle("c", "true"))));
-    let log = fs::read_to_string(w.dir().join("log")).expect("the log");
+    let log = log(w);
     let told: Vec<&str> = log.lines().filter(|line| line.contains("booting")).collect();
     assert_eq!(told.len(), 1, "one line says so: {log}");
     assert!(told[0].contains(" warning "), "{told:?}");
@@ -204,55 +205,4 @@ fn copies(w: &World) {
     for name in &names {
         w.oci(&["delete", "--force", &w.id(name)]);
     }
-}
-
-/// Processes of a builder on this world's store: itself, and its hypervisor, which works in the unfinished template.
-fn players(w: &World) -> Vec<i32> {
-    let fresh = store(w).join(".new");
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").expect("proc").flatten() {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
-        if let Some(pid) = pid
-            && fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == fresh)
-        {
-            found.push(pid);
-        }
-    }
-    found
-}
-
-fn killed(w: &World) {
-    for delay in [0, 300, 1200, 1600, 1800] {
-        for hypervisor in [false, true] {
-            let mut builder = tool(w)
-                .args(["build", "--force"])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("spawn");
-            command::until("its hypervisor runs", || {
-                !players(w).is_empty() || builder.try_wait().expect("wait").is_some()
-            });
-            thread::sleep(Duration::from_millis(delay));
-            let victims = if hypervisor {
-                players(w)
-            } else {
-                vec![i32::try_from(builder.id()).expect("a pid")]
-            };
-            for pid in victims {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
-            command::end(&mut builder);
-            command::until("its hypervisor has ended", || players(w).is_empty());
-            assert!(keys(w).len() <= 1);
-            // Whatever is there is whole: a machine begins with it, or boots without a word.
-            create(w, "c", &w.bundle("c", "true"));
-            let log = fs::read_to_string(w.dir().join("log")).unwrap_or_default();
-            assert!(!log.contains("template"), "{log}");
-        }
-    }
-    command::until("nobody makes one", || players(w).is_empty());
-    build(w).exits(0);
-    assert!(!store(w).join(".new").exists());
-    assert!(!booted(&create(w, "c", &w.bundle("c", "true"))));
 }

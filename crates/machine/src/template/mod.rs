@@ -6,7 +6,7 @@
 //! ```text
 //! <store>/<key>/manifest.json   what it is, and how long its files are
 //!              /state           devices and processors, as the hypervisor wrote them
-//!              /pages           which pages of the guest's memory are kept: pairs of offset and length
+//!              /pages           which pages of the guest's memory are kept: their check sum, pairs of offset and length
 //!              /memory          their content, one after the other
 //! ```
 //!
@@ -57,7 +57,8 @@ impl Template {
         self.manifest.state.read(&self.dir)
     }
 
-    /// Puts the pages into `memory`, which is empty. Takes some milliseconds per 10 MiB.
+    /// Puts the pages into `memory`, which is empty. Takes some milliseconds per 10 MiB. Errors: they are not as they were; the
+    /// memory is of no use then.
     pub fn fill(&self, memory: &File) -> Result<()> {
         let pages = pages::parse(&self.manifest.pages.read(&self.dir)?, self.manifest.memory_mib * MIB)?;
         let path = self.dir.join(MEMORY);

@@ -60,7 +60,7 @@ impl Store {
     pub fn find(&self, key: &str) -> Result<Option<Template>> {
         let dir = self.dir.join(key);
         match Manifest::read(&dir) {
-            Ok(manifest) if manifest.key == key => Ok(Some(Template { dir, manifest })),
+            Ok(manifest) if manifest.key == key && manifest.recipe.key() == key => Ok(Some(Template { dir, manifest })),
             Ok(_) => {
                 let what = format!("{} holds another template", dir.display());
                 Err(base::Error::new(Kind::Invalid, what))
@@ -130,7 +130,7 @@ impl Store {
         Ok(keys)
     }
 
-    /// Removes one by its key; machines that are being made of it have opened it, or begin without.
+    /// Removes one by its key; machines that are being made of it have read it, or begin without.
     pub fn remove(&self, key: &str) -> Result<()> {
         file::remove_tree(&self.dir.join(key))
     }
@@ -199,6 +199,8 @@ impl Built {
 mod tests {
     use std::os::unix::fs::FileExt;
 
+    use base::Error;
+
     use super::*;
     use crate::template::{memory, write};
 
@@ -258,6 +260,47 @@ mod tests {
         fs::remove_file(at("manifest.json")).unwrap();
         assert_eq!(store.find(&recipe.key()).unwrap_err().kind(), Kind::NotFound);
         made(&store, &recipe).state().unwrap();
+    }
+
+    #[test]
+    fn no_bit_and_no_length_can_change_unnoticed() {
+        let top = tempfile::tempdir().unwrap();
+        let store = Store::at(top.path());
+        let recipe = recipe("w");
+        let dir = made(&store, &recipe).dir().to_owned();
+        let whole = || -> Result<Vec<u8>> {
+            let what = || Error::new(Kind::NotFound, "no template");
+            let template = store.find(&recipe.key())?.ok_or_else(what)?;
+            let copy = memory(1)?;
+            template.fill(&copy)?;
+            let mut bytes = vec![0; 1 << 20];
+            copy.read_exact_at(&mut bytes, 0).unwrap();
+            bytes.extend(template.state()?);
+            Ok(bytes)
+        };
+        let before = whole().unwrap();
+        let mut noticed = 0;
+        for name in ["manifest.json", "state", "pages", "memory"] {
+            let path = dir.join(name);
+            let content = fs::read(&path).unwrap();
+            for at in (0..content.len()).step_by(1 + content.len() / 200) {
+                let mut other = content.clone();
+                other[at] ^= 1 << (at % 8);
+                fs::write(&path, &other).unwrap();
+                // Some bits of a manifest say nothing about the content.
+                match whole() {
+                    Ok(bytes) => assert!(bytes == before && name == "manifest.json", "{name}: byte {at}"),
+                    Err(_) => noticed += 1,
+                }
+                fs::write(&path, &content[..at]).unwrap();
+                assert!(whole().is_err(), "{name}: cut at {at}");
+            }
+            fs::remove_file(&path).unwrap();
+            assert!(whole().is_err(), "{name} is gone");
+            fs::write(&path, &content).unwrap();
+        }
+        assert!(noticed > 200, "{noticed}");
+        assert!(whole().unwrap() == before);
     }
 
     #[test]
