@@ -23,11 +23,10 @@ pub fn cases() -> Vec<Trial> {
             while_created(w, role);
         }));
     }
-    for role in ["qemu", "device", "monitor", "runtime create"] {
-        cases.push(ours(
-            &format!("crash::{role}_while_creating").replace(' ', "_"),
-            move |w| while_creating(w, role),
-        ));
+    for role in ["qemu", "device", "monitor", "runtime"] {
+        cases.push(ours(&format!("crash::{role}_while_creating"), move |w| {
+            while_creating(w, role);
+        }));
     }
     cases.push(ours("crash::foreground_run_reports_137", foreground));
     cases.push(ours("crash::everything_at_once", everything));
@@ -127,7 +126,7 @@ fn while_creating(w: &World, role: &str) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
         let code = command::end(&mut child);
-        if role != "runtime create" {
+        if role != "runtime" {
             let state = w.oci(&["state", &w.id("c")]);
             assert!(
                 code != 0 || state.code == 0,
