@@ -18,6 +18,8 @@ use super::{Recipe, Template};
 const LOCK: &str = ".lock";
 /// Where a template is made; only the holder of the lock touches it.
 const FRESH: &str = ".new";
+/// Begins the names of templates that are being removed: whoever looks finds all of one or nothing, also when this is cut short.
+const GONE: &str = ".gone";
 /// Marks the time of a failure.
 const FAILED: &str = ".failed";
 /// How long nobody tries again in the background.
@@ -89,6 +91,9 @@ impl Store {
         };
         let fresh = self.dir.join(FRESH);
         file::remove_tree(&fresh)?;
+        for rest in self.names()?.iter().filter(|name| name.starts_with(GONE)) {
+            file::remove_tree(&self.dir.join(rest))?;
+        }
         Ok(Some(Built {
             fresh: file::OwnedDir::create(&fresh)?,
             store: self.clone(),
@@ -132,24 +137,37 @@ impl Store {
 
     /// Removes one by its key; machines that are being made of it have read it, or begin without.
     pub fn remove(&self, key: &str) -> Result<()> {
-        file::remove_tree(&self.dir.join(key))
+        let dir = self.dir.join(key);
+        // Another one may remove the same at the same time.
+        let gone = self.dir.join(format!("{GONE}.{key}.{}", std::process::id()));
+        match fs::rename(&dir, &gone) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            renamed => {
+                renamed.attempt(|| format!("remove {}", dir.display()))?;
+                file::remove_tree(&gone)
+            }
+        }
     }
 
     fn keys(&self) -> Result<Vec<String>> {
+        let mut keys = self.names()?;
+        keys.retain(|name| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        keys.sort();
+        Ok(keys)
+    }
+
+    /// Of all that is in the directory.
+    fn names(&self) -> Result<Vec<String>> {
         let what = || format!("list {}", self.dir.display());
         let entries = match fs::read_dir(&self.dir) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             other => other.attempt(what)?,
         };
-        let mut keys = Vec::new();
-        for entry in entries {
-            let name = entry.attempt(what)?.file_name().into_string().unwrap_or_default();
-            if name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-                keys.push(name);
-            }
-        }
-        keys.sort();
-        Ok(keys)
+        let name = |entry: std::io::Result<fs::DirEntry>| {
+            let name = entry.attempt(what)?.file_name();
+            Ok(name.into_string().unwrap_or_default())
+        };
+        entries.map(name).collect()
     }
 
     /// Removes what nobody can ask for any more, and the oldest beyond [`MOST`].
@@ -180,7 +198,7 @@ impl Built {
         let key = recipe.key();
         Manifest::write(self.dir(), recipe, vcpus, memory_mib)?;
         let dir = self.store.dir.join(&key);
-        file::remove_tree(&dir)?;
+        self.store.remove(&key)?;
         fs::rename(self.dir(), &dir).attempt(|| format!("rename {} to {key}", self.dir().display()))?;
         self.fresh.keep();
         // There need not be one.
@@ -313,8 +331,12 @@ mod tests {
         made(&store, &old);
         fs::create_dir(store.dir().join(FRESH)).unwrap();
         fs::write(store.dir().join(FRESH).join("memory"), "half").unwrap();
+        let gone = store.dir().join(format!("{GONE}.x.1"));
+        fs::create_dir(&gone).unwrap();
+        fs::write(gone.join("memory"), "half").unwrap();
         made(&store, &recipe("other"));
         assert_eq!(store.list().unwrap().len(), 2);
+        assert!(!gone.exists());
         fs::remove_file(&kernel).unwrap();
         for n in 0..MOST + 2 {
             made(&store, &recipe(&n.to_string()));
