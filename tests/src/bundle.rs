@@ -58,6 +58,11 @@ impl Bundle {
         bundle.spec["process"]["terminal"] = json!(false);
         bundle.spec["process"]["args"] = json!(["sh", "-c", script]);
         bundle.spec["root"]["readonly"] = json!(false);
+        // Where a test may take longer, so may a guest to come up.
+        if let Ok(seconds) = std::env::var("KATA_TEST_DEADLINE") {
+            let timeout = "io.katacontainers.config.runtime.create_container_timeout";
+            bundle.spec["annotations"][timeout] = json!(seconds);
+        }
         bundle.write();
         bundle
     }
