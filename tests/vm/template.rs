@@ -1,7 +1,7 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
 //! Machines that begin as copies of a frozen guest: fresh in all that must not be shared, whole in all that they can do, and
-//! booted instead when there is no template, or a broken one. Each case has a store of templates of its own.
+//! booted instead when there is no template, or a broken one. Each case but one has a store of templates of its own.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,6 +19,11 @@ const CLONES: usize = 8;
 pub fn cases() -> Vec<Trial> {
     vec![
         ours("template::copies_are_fresh_and_whole", copies),
+        ours("template::the_hosts_own_is_used", |w| {
+            let mut build = Command::new(world::binaries().join("kata"));
+            command::run(build.args(["guest", "template", "build"]), b"").exits(0);
+            assert!(!booted(&create_by(w.runtime(), w, "c", &w.bundle("c", "true"))));
+        }),
         ours("template::off_by_annotation", |w| {
             build(w).exits(0);
             let mut bundle = w.bundle("c", "true");
@@ -103,7 +108,10 @@ pub fn runtime(w: &World) -> Command {
 
 /// Creates a container, deletes it, and returns its saved state.
 pub fn create(w: &World, name: &str, bundle: &Bundle) -> Value {
-    let mut command = runtime(w);
+    create_by(runtime(w), w, name, bundle)
+}
+
+fn create_by(mut command: Command, w: &World, name: &str, bundle: &Bundle) -> Value {
     command.args(["create", "--bundle"]).arg(&bundle.path).arg(w.id(name));
     command::run(&mut command, b"").exits(0);
     let text = fs::read(w.sandbox(name).join("state.json")).expect("the saved state");
