@@ -18,8 +18,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 build:
 	scripts/setup build
 	$(CARGO) build --release --locked -p kata
-	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked -p agent --target $(TRIPLE)
-	install -m 755 $(OUT)/$(TRIPLE)/release/kata-agent $(BIN)/kata-agent
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --profile guest --locked -p agent --target $(TRIPLE)
+	install -m 755 $(OUT)/$(TRIPLE)/guest/kata-agent $(BIN)/kata-agent
 
 guest: build
 	scripts/setup run

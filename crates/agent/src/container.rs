@@ -9,13 +9,12 @@ use std::sync::{Mutex, PoisonError, RwLock};
 
 use api::agent::{CreateContainerRequest, ExecProcessRequest, SignalProcessRequest, Stdio as Wanted};
 use base::{Context, Error, Kind, Result};
-use guest::{Attachment, Create, validate};
+use guest::{Attachment, Create, Nests, validate};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::events::Events;
 use crate::lock::lock;
-use crate::mounts::CGROUPS;
 use crate::process::Process;
 use crate::reaper::{OomKilled, Reaper};
 use crate::registry::Registry;
@@ -47,6 +46,7 @@ impl Container {
     pub fn create(
         request: &CreateContainerRequest,
         attachments: Vec<Attachment>,
+        nests: &Nests,
         reaper: &Arc<Reaper>,
         events: &Arc<Events>,
     ) -> Result<Container> {
@@ -54,13 +54,13 @@ impl Container {
         let terminal = spec.process().as_ref().and_then(|process| process.terminal());
         let (theirs, ours) = stdio(request.stdio.as_ref(), terminal)?;
         let launch = reaper.launch();
-        let (inner, process) = guest::Container::create(Create {
+        let wanted = Create {
             id: request.id.clone(),
             spec,
             attachments,
             stdio: theirs,
-            cgroups: CGROUPS.into(),
-        })?;
+        };
+        let (inner, process) = guest::Container::create(wanted, nests)?;
         let inner = Arc::new(inner);
         let init = Arc::new(Process::new(launch, process, ours, oom_killed(&inner)));
         let processes = Registry::new("process");

@@ -2,14 +2,16 @@
 
 //! All containers of the guest, and what they share: the reaper, the events, the host's file systems.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use api::agent::{CreateContainerRequest, attachment};
 use base::{Context, Error, Kind, Result};
-use guest::Attachment;
+use guest::{Attachment, Nests};
 
 use crate::container::Container;
 use crate::events::Events;
+use crate::mounts::CGROUPS;
 use crate::reaper::Reaper;
 use crate::registry::Registry;
 use crate::share::Shares;
@@ -19,6 +21,7 @@ use crate::share::Shares;
 pub struct Containers {
     all: Registry<Container>,
     shares: Shares,
+    nests: Nests,
     reaper: Arc<Reaper>,
     events: Arc<Events>,
 }
@@ -29,8 +32,16 @@ impl Containers {
         Containers {
             all: Registry::new("container"),
             shares: Shares::default(),
+            nests: Nests::new(Path::new(CGROUPS)),
             reaper,
             events,
+        }
+    }
+
+    /// Does what can be done for the first one before it is known. Failing is no harm: it is done later then.
+    pub fn prepare(&self) {
+        if let Err(e) = self.nests.prepare() {
+            log::warn!("prepare a container: {}", e.chain());
         }
     }
 
@@ -39,7 +50,7 @@ impl Containers {
         guest::validate::id(&request.id)?;
         let reserved = self.all.reserve(&request.id)?;
         let attachments = self.attachments(request)?;
-        let container = Container::create(request, attachments, &self.reaper, &self.events)?;
+        let container = Container::create(request, attachments, &self.nests, &self.reaper, &self.events)?;
         let pid = container.pid();
         reserved.fill(Arc::new(container));
         Ok(pid)

@@ -58,6 +58,7 @@ async fn serve(booted: Booted) -> Result<Infallible> {
     let (reaper, events) = (Arc::<Reaper>::default(), Arc::<Events>::default());
     let containers = Arc::new(Containers::new(Arc::clone(&reaper), Arc::clone(&events)));
     let streams = Arc::new(Streams::new(Arc::clone(&containers)));
+    let first = Arc::clone(&containers);
     let service = Service {
         containers,
         network: Arc::new(Network::begin()?),
@@ -71,9 +72,14 @@ async fn serve(booted: Booted) -> Result<Infallible> {
     let stdio = listen(port::STDIO)?;
     server.start().await.context(Kind::Bug, || "start the server".into())?;
     tokio::spawn(reaper.run(children));
-    if booted.template {
-        template::offer()?;
-    } else {
+    // The thread stays, for the first call that blocks.
+    spawn_blocking(move || {
+        first.prepare();
+        if booted.template {
+            template::offer();
+        }
+    });
+    if !booted.template {
         tokio::spawn(knock());
     }
     streams.serve(stdio).await

@@ -4,8 +4,9 @@
 //!
 //! Until a copy has been greeted, nothing may happen here that must differ between copies: no random number, no boot id.
 
-use std::fs;
+use std::fs::{self, File};
 use std::hint;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -29,16 +30,13 @@ pub fn wanted(line: &str) -> bool {
     line.split_ascii_whitespace().any(|word| word == PARAMETER)
 }
 
-/// Says that the guest may be frozen; looks for devices on a thread of its own, until there are some.
-pub fn offer() -> Result<()> {
-    let looking = thread::Builder::new().name("devices".into()).spawn(|| {
-        wipe();
-        eprintln!("{READY}");
-        if let Err(e) = look(Path::new(RESCAN), Path::new(DEVICES)) {
-            log::error!("{}", e.chain());
-        }
-    });
-    looking.map(drop).attempt(|| "start a thread".into())
+/// Says that the guest may be frozen; looks for devices until there are some. Blocks.
+pub fn offer() {
+    wipe();
+    eprintln!("{READY}");
+    if let Err(e) = look(Path::new(RESCAN), Path::new(DEVICES)) {
+        log::error!("{}", e.chain());
+    }
 }
 
 /// Leaves zeros in free memory, where the boot has left what it does not need any more: pages of zeros are not copied. The kernel
@@ -67,9 +65,15 @@ fn free_mib() -> usize {
 
 fn look(rescan: &Path, devices: &Path) -> Result<()> {
     let found = || fs::read_dir(devices).is_ok_and(|mut entries| entries.next().is_some());
+    let mut options = File::options();
+    let file = options
+        .write(true)
+        .open(rescan)
+        .attempt(|| format!("open {}", rescan.display()))?;
     while !found() {
         thread::sleep(REST);
-        fs::write(rescan, "1").attempt(|| format!("write {}", rescan.display()))?;
+        file.write_at(b"1", 0)
+            .attempt(|| format!("write {}", rescan.display()))?;
     }
     Ok(())
 }
@@ -89,11 +93,12 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         let (rescan, devices) = (top.path().join("rescan"), top.path().join("devices"));
         fs::create_dir(&devices).unwrap();
+        fs::write(&rescan, "").unwrap();
         let looking = {
             let (rescan, devices) = (rescan.clone(), devices.clone());
             thread::spawn(move || look(&rescan, &devices))
         };
-        while !rescan.exists() {
+        while fs::read(&rescan).unwrap() != b"1" {
             thread::sleep(REST);
         }
         fs::write(devices.join("virtio0"), "").unwrap();

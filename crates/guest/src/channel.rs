@@ -4,9 +4,11 @@
 //!
 //! ```text
 //!     agent                                helper                        container's process
-//!       ── Request in a memfd, streams ──►
+//!       ── Prepare{shape} ───────────────►
+//!       ◄── Forked{pid} ──────────────────  (ends; only if the shape has early namespaces)
+//!       ── Request in a memfd, streams ──►  or to the process, if it is there
 //!       ◄── Warning* ─────────────────────
-//!       ◄── Forked{pid} ──────────────────  (ends)
+//!       ◄── Forked{pid} ──────────────────  (ends; unless that was before)
 //!       ◄── Warning*, Ready, console ──────────────────────────────────
 //!       ── Go ────────────────────────────────────────────────────────►  (exec closes the socket)
 //! ```
@@ -23,6 +25,7 @@ use nix::sys::socket::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::nest::Shape;
 use crate::sys;
 
 /// No message is longer; error texts are cut.
@@ -33,6 +36,8 @@ const MOST_FDS: usize = 4;
 /// What is said, in both directions.
 #[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub enum Message {
+    /// Agent: where the process will be.
+    Prepare(Shape),
     /// Agent: the request is in the first descriptor, the streams (if no terminal is asked for) in the others.
     Request,
     /// Helper: something was not done as asked; to be logged.

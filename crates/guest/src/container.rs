@@ -2,7 +2,7 @@
 
 //! A container of the guest, as the agent holds it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,8 +11,10 @@ use base::{Context, Error, Kind, Result};
 use oci_spec::runtime as oci;
 
 use crate::cgroup::{Cgroup, OomWatch, Stats};
-use crate::launch::{Join, Process, Request, Stdio, Waiting, launch};
+use crate::channel::Message;
+use crate::launch::{Process, Request, Stdio, Waiting, launch, start_helper};
 use crate::localize::localize;
+use crate::nest::{Nest, Nests, Shape};
 use crate::task::{self, Task};
 use crate::validate;
 
@@ -36,8 +38,6 @@ pub struct Create {
     pub attachments: Vec<Attachment>,
     /// The init's streams.
     pub stdio: Stdio,
-    /// Where cgroup v2 is mounted; the container's group is `kata/<id>` below.
-    pub cgroups: PathBuf,
 }
 
 /// A container: its cgroup, and its init process until it is reaped by the agent.
@@ -60,13 +60,12 @@ impl Container {
     ///
     /// Errors: `Invalid` and `Unsupported` with what is wrong in the spec; `NotFound` and `Denied` for the
     /// program, worded as runc does. Nothing stays behind.
-    pub fn create(create: Create) -> Result<(Container, Process)> {
+    pub fn create(create: Create, nests: &Nests) -> Result<(Container, Process)> {
         let Create {
             id,
             spec,
             attachments,
             stdio,
-            cgroups,
         } = create;
         validate::id(&id)?;
         validate::spec(&spec)?;
@@ -76,16 +75,15 @@ impl Container {
             .as_ref()
             .ok_or_else(|| Error::new(Kind::Invalid, "process is missing"))?;
         same_stdio(process, &stdio)?;
-        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-        let cgroup = Cgroup::create(&cgroups, &Path::new("kata").join(&id), resources)?;
-        let request = Request {
-            id,
-            spec,
-            cgroup: cgroup.path().to_owned(),
-            join: None,
-        };
-        let (process, waiting) = launch(&request, stdio)?;
-        let Request { id, spec, .. } = request;
+        let Nest {
+            channel, pid, cgroup, ..
+        } = nests.take(&spec)?;
+        if let Some(resources) = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) {
+            cgroup.apply(resources)?;
+        }
+        let request = Request { id, spec };
+        let (process, waiting) = launch(channel, pid, &request, stdio)?;
+        let Request { id, spec } = request;
         let container = Container {
             id,
             spec,
@@ -131,14 +129,13 @@ impl Container {
         let mut spec = self.spec.clone();
         let process = self.inherit(process);
         spec.set_process(Some(process));
-        let join = Some(Join { init: self.init });
         let request = Request {
             id: self.id.clone(),
             spec,
-            cgroup: self.cgroup.path().to_owned(),
-            join,
         };
-        let (process, waiting) = launch(&request, stdio)?;
+        let channel = start_helper()?;
+        channel.send(&Message::Prepare(Shape::further(self.cgroup.path(), self.init)), &[])?;
+        let (process, waiting) = launch(channel, None, &request, stdio)?;
         waiting.go()?;
         Ok(process)
     }

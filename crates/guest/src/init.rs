@@ -1,10 +1,12 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
-//! The helper: one thread, started by `launch` for one process of a container, which it forks and leaves to
-//! PID 1. What needs the guest's privileges and paths is opened here, before the container's namespaces are
-//! entered.
+//! The helper: one thread, started for one process of a container, which it forks and leaves to PID 1. What
+//! needs the guest's privileges and paths is opened here, before the container's mount and user namespaces
+//! are entered.
 
+use std::convert::Infallible;
 use std::ffi::OsStr;
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
@@ -14,7 +16,8 @@ use nix::unistd::{ForkResult, dup2_stdin, setsid};
 use crate::cgroup::Cgroup;
 use crate::channel::{Channel, Message};
 use crate::console::Console;
-use crate::launch::{Join, ROLE, Request};
+use crate::launch::{ROLE, Request};
+use crate::nest::Shape;
 use crate::program::{self, Streams};
 use crate::rootfs::Rootfs;
 use crate::{hook, namespace, sys};
@@ -55,9 +58,82 @@ fn own_channel() -> Result<Channel> {
 }
 
 fn serve(channel: &Channel) -> Result<()> {
-    // The agent has gone.
-    let Some((_, mut fds)) = channel.receive()? else {
+    // The agent has gone, or does not want it any more.
+    let Some((message, _)) = channel.receive()? else {
         return Ok(());
+    };
+    let Message::Prepare(shape) = message else {
+        return Err(Error::new(Kind::Bug, "the shape is missing"));
+    };
+    Cgroup::enter(&shape.cgroup, shape.join)?;
+    let early = shape.early();
+    if early.is_empty() {
+        let Some((request, streams)) = take(channel)? else {
+            return Ok(());
+        };
+        let rootfs = enter(&shape, &request)?;
+        return fork(channel, || live(channel, &shape, &request, rootfs, streams));
+    }
+    nix::sched::unshare(early).attempt(|| format!("make the namespaces {early:?}"))?;
+    fork(channel, || {
+        let Some((request, streams)) = take(channel)? else {
+            std::process::exit(0);
+        };
+        let rootfs = enter(&shape, &request)?;
+        live(channel, &shape, &request, rootfs, streams)
+    })
+}
+
+/// Opens what the guest has for a new container, and leaves the guest's namespaces for those that are still missing; or enters those
+/// of a container that runs.
+fn enter(shape: &Shape, request: &Request) -> Result<Option<Rootfs>> {
+    if let Some(init) = shape.join {
+        namespace::join(&request.spec, init)?;
+        return Ok(None);
+    }
+    let rootfs = Rootfs::open(&request.spec)?;
+    namespace::unshare(&request.spec, shape.early())?;
+    Ok(Some(rootfs))
+}
+
+/// The container's process.
+fn live(
+    channel: &Channel,
+    shape: &Shape,
+    request: &Request,
+    rootfs: Option<Rootfs>,
+    streams: Vec<OwnedFd>,
+) -> Result<Infallible> {
+    setsid().attempt(|| "make a session".into())?;
+    let given = streams.len() == 3;
+    let Some(rootfs) = rootfs else {
+        let stdio = if given {
+            Streams::Given(streams)
+        } else {
+            let root = std::fs::File::open("/").attempt(|| "open /".into())?;
+            Streams::Terminal(Console::open(root.as_fd(), &request.spec)?)
+        };
+        return program::run(channel, request, true, &stdio);
+    };
+    namespace::name(&request.spec)?;
+    let mut rootfs = rootfs.lay(&request.spec, &shape.cgroup, channel)?;
+    let stdio = if given {
+        Streams::Given(streams)
+    } else {
+        Streams::Terminal(Console::open(rootfs.root(), &request.spec)?)
+    };
+    if let Streams::Terminal(console) = &stdio {
+        rootfs.place_console(console)?;
+    }
+    hook::create_container(&request.id, &request.spec)?;
+    rootfs.enter(&request.spec)?;
+    program::run(channel, request, false, &stdio)
+}
+
+/// The request with the streams.
+fn take(channel: &Channel) -> Result<Option<(Request, Vec<OwnedFd>)>> {
+    let Some((_, mut fds)) = channel.receive()? else {
+        return Ok(None);
     };
     if fds.is_empty() {
         return Err(Error::new(Kind::Bug, "the request is missing"));
@@ -65,54 +141,15 @@ fn serve(channel: &Channel) -> Result<()> {
     let text = fds.remove(0);
     // The writer's position is shared.
     nix::unistd::lseek(&text, 0, nix::unistd::Whence::SeekSet).attempt(|| "rewind the request".into())?;
-    let request: Request = serde_json::from_reader(std::io::BufReader::new(std::fs::File::from(text)))
-        .context(Kind::Bug, || "decode the request".into())?;
-    let streams = fds;
-    match &request.join {
-        None => create(channel, &request, streams),
-        Some(join) => exec(channel, &request, join, streams),
-    }
+    let mut bytes = Vec::new();
+    let read = std::fs::File::from(text).read_to_end(&mut bytes);
+    read.attempt(|| "read the request".into())?;
+    // From a slice, as the agent parses the spec: code that an emulated guest has translated already.
+    let request = serde_json::from_slice(&bytes).context(Kind::Bug, || "decode the request".into())?;
+    Ok(Some((request, fds)))
 }
-
-fn create(channel: &Channel, request: &Request, streams: Vec<OwnedFd>) -> Result<()> {
-    Cgroup::enter(&request.cgroup, None)?;
-    let rootfs = Rootfs::open(&request.spec)?;
-    namespace::unshare(&request.spec)?;
-    fork(channel, || {
-        setsid().attempt(|| "make a session".into())?;
-        namespace::name(&request.spec)?;
-        let mut rootfs = rootfs.lay(&request.spec, &request.cgroup, channel)?;
-        let stdio = match streams.len() {
-            3 => Streams::Given(streams),
-            _ => Streams::Terminal(Console::open(rootfs.root(), &request.spec)?),
-        };
-        if let Streams::Terminal(console) = &stdio {
-            rootfs.place_console(console)?;
-        }
-        hook::create_container(&request.id, &request.spec)?;
-        rootfs.enter(&request.spec)?;
-        program::run(channel, request, &stdio)
-    })
-}
-
-fn exec(channel: &Channel, request: &Request, join: &Join, streams: Vec<OwnedFd>) -> Result<()> {
-    Cgroup::enter(&request.cgroup, Some(join.init))?;
-    namespace::join(&request.spec, join.init)?;
-    fork(channel, || {
-        setsid().attempt(|| "make a session".into())?;
-        let stdio = match streams.len() {
-            3 => Streams::Given(streams),
-            _ => {
-                let root = std::fs::File::open("/").attempt(|| "open /".into())?;
-                Streams::Terminal(Console::open(root.as_fd(), &request.spec)?)
-            }
-        };
-        program::run(channel, request, &stdio)
-    })
-}
-
 /// Runs `child` in a child, whose pid the agent has learnt by then; returns in the parent only.
-fn fork(channel: &Channel, child: impl FnOnce() -> Result<std::convert::Infallible>) -> Result<()> {
+fn fork(channel: &Channel, child: impl FnOnce() -> Result<Infallible>) -> Result<()> {
     let (told, tell) = std::io::pipe().attempt(|| "make a pipe".into())?;
     match sys::fork().attempt(|| "fork the container's process".into())? {
         ForkResult::Parent { child } => {

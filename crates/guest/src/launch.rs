@@ -4,7 +4,6 @@
 
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::PathBuf;
 use std::process::{Command, Stdio as Slot};
 
 use base::{Context, Error, Kind, Result};
@@ -51,17 +50,6 @@ pub struct Request {
     pub id: String,
     /// Localized.
     pub spec: oci::Spec,
-    /// The container's cgroup directory.
-    pub cgroup: PathBuf,
-    /// A further process in the container of this init; none: the container itself.
-    pub join: Option<Join>,
-}
-
-/// Where a further process goes.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Join {
-    /// The container's init.
-    pub init: i32,
 }
 
 /// A process that waits for the word to execute its program; it ends if this is dropped.
@@ -93,7 +81,8 @@ impl Waiting {
     }
 }
 
-fn note(message: Message) -> Result<Message> {
+/// Errors: what the other end failed at. Warnings are logged.
+pub fn note(message: Message) -> Result<Message> {
     match message {
         Message::Failed(code, text) => Err(Error::new(kind(code), text)),
         Message::Warning(text) => {
@@ -104,10 +93,8 @@ fn note(message: Message) -> Result<Message> {
     }
 }
 
-/// Runs the helper until the process is ready for its program.
-pub fn launch(request: &Request, stdio: Stdio) -> Result<(Process, Waiting)> {
-    let process = request.spec.process().as_ref();
-    let process = process.ok_or_else(|| Error::new(Kind::Bug, "launch without a process"))?;
+/// Starts a helper; it waits for its shape at the other end.
+pub fn start_helper() -> Result<Channel> {
     let (ours, theirs) = Channel::pair()?;
     // A container may execute /proc/self/exe, that is us, and write to it later: it gets a read-only view.
     let program = Tree::open(c"/proc/self/exe", false)?;
@@ -120,9 +107,17 @@ pub fn launch(request: &Request, stdio: Stdio) -> Result<(Process, Waiting)> {
         .stdout(Slot::null())
         .spawn()
         .attempt(|| "start the helper".into())?;
-    ours.ask(request, stdio)?;
-    let mut pid = None;
-    while let Some((message, mut fds)) = ours.receive()? {
+    Ok(ours)
+}
+
+/// Has the helper at the other end of `channel`, or the process `pid` that it has forked, do what `request` says, until the process
+/// is ready for its program.
+pub fn launch(channel: Channel, pid: Option<i32>, request: &Request, stdio: Stdio) -> Result<(Process, Waiting)> {
+    let process = request.spec.process().as_ref();
+    let process = process.ok_or_else(|| Error::new(Kind::Bug, "launch without a process"))?;
+    channel.ask(request, stdio)?;
+    let mut pid = pid;
+    while let Some((message, mut fds)) = channel.receive()? {
         match (note(message)?, pid) {
             (Message::Forked(child), _) => pid = Some(child),
             (Message::Ready, Some(pid)) => {
@@ -131,7 +126,7 @@ pub fn launch(request: &Request, stdio: Stdio) -> Result<(Process, Waiting)> {
                     pid,
                     console: fds.pop(),
                 };
-                return Ok((process, Waiting { channel: ours }));
+                return Ok((process, Waiting { channel }));
             }
             (Message::Ready, None) => break,
             _ => {}

@@ -5,7 +5,8 @@
 //! The agent (PID 1) owns the processes: it reaps all of them, this crate never waits for a child of the
 //! agent. Creating a container or a further process re-executes the agent's own binary as a single-threaded
 //! helper ([`init::main`]), which forks the container's process and ends; the process is then a child of
-//! PID 1. The two sides talk over one socket (see `channel`).
+//! PID 1. The two sides talk over one socket (see `channel`). The first container's process can be made
+//! before the container is known ([`Nests`]).
 //!
 //! It does not know the host, the RPC or the streams' far ends.
 
@@ -21,6 +22,7 @@ mod launch;
 pub mod localize;
 mod mount;
 mod namespace;
+mod nest;
 mod program;
 mod rlimit;
 mod rootfs;
@@ -33,4 +35,5 @@ pub mod validate;
 
 pub use container::{Attachment, Container, Create};
 pub use launch::{Process, Stdio};
+pub use nest::Nests;
 pub use task::Task;

@@ -14,9 +14,26 @@ use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 
 use crate::sys;
 
-/// Leaves the guest's namespaces for new ones; those of pids and time begin with the next fork.
-pub fn unshare(spec: &Spec) -> Result<()> {
+/// Namespaces that are new in nearly every container, and that can be made before the rest of its spec is known.
+pub const EARLY: CloneFlags = CloneFlags::CLONE_NEWPID
+    .union(CloneFlags::CLONE_NEWIPC)
+    .union(CloneFlags::CLONE_NEWUTS);
+
+/// Which of them a container's process may begin with: all or none. What follows upon a user namespace belongs to it, and one of
+/// time begins with a fork.
+pub fn early(spec: &Spec) -> CloneFlags {
     let wanted = wanted(spec);
+    let first = CloneFlags::CLONE_NEWUSER | flag(LinuxNamespaceType::Time);
+    if wanted.contains(EARLY) && !wanted.intersects(first) {
+        EARLY
+    } else {
+        CloneFlags::empty()
+    }
+}
+
+/// Leaves the guest's namespaces for new ones, but for those `left` before; those of pids and time begin with the next fork.
+pub fn unshare(spec: &Spec, left: CloneFlags) -> Result<()> {
+    let wanted = wanted(spec) - left;
     if wanted.contains(CloneFlags::CLONE_NEWUSER) {
         unshare_user(spec)?;
     }

@@ -39,8 +39,8 @@ pub enum Streams {
     Terminal(Console),
 }
 
-/// Prepares, says `Ready`, waits for `Go`, and executes the program. Returns on failure only.
-pub fn run(channel: &Channel, request: &Request, streams: &Streams) -> Result<Infallible> {
+/// Prepares, says `Ready`, waits for `Go`, and executes the program. `further`: in a container that runs. Returns on failure only.
+pub fn run(channel: &Channel, request: &Request, further: bool, streams: &Streams) -> Result<Infallible> {
     let process = request
         .spec
         .process()
@@ -103,7 +103,7 @@ pub fn run(channel: &Channel, request: &Request, streams: &Streams) -> Result<In
         // Nobody wants it any more.
         std::process::exit(0);
     }
-    if request.join.is_none() {
+    if !further {
         hook::start_container(&request.id, &request.spec)?;
     }
     sys::reset_signals();

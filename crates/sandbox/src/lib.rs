@@ -25,4 +25,4 @@ pub use keeper::Blueprint;
 pub use sandbox::Sandbox;
 pub use share::Share;
 pub use size::Size;
-pub use span::Spans;
+pub use span::{Span, Spans};

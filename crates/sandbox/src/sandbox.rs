@@ -734,6 +734,7 @@ impl Sandbox {
             device: up.and_then(|up| up.device.clone()),
             reason,
             containers: containers.collect(),
+            begun: state.spans.begun(),
             spans: state.spans.steps().to_vec(),
         }
     }

@@ -61,6 +61,9 @@ pub struct Saved {
     pub reason: Option<String>,
     /// By id.
     pub containers: BTreeMap<String, SavedContainer>,
+    /// When the monitor began: the host's CLOCK_MONOTONIC, milliseconds.
+    #[serde(default)]
+    pub begun: f64,
     /// How the start went.
     pub spans: Vec<Span>,
 }
@@ -142,6 +145,7 @@ mod tests {
             }),
             reason: None,
             containers: BTreeMap::from([("c1".into(), container)]),
+            begun: 12.5,
             spans: Vec::new(),
         };
         saved.write(dir.path()).unwrap();

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 /// One step.
@@ -17,10 +18,20 @@ pub struct Span {
     pub ms: f64,
 }
 
+/// The host's CLOCK_MONOTONIC, milliseconds: the same in all processes.
+pub fn monotonic() -> f64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0.0, |now| ms(Duration::from(now)))
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
 /// The steps so far, in the order of their ends.
 #[derive(Debug, Clone)]
 pub struct Spans {
     origin: Instant,
+    begun: f64,
     steps: Vec<Span>,
 }
 
@@ -29,13 +40,18 @@ impl Spans {
     pub fn since(origin: Instant) -> Spans {
         Spans {
             origin,
+            begun: monotonic() - ms(origin.elapsed()),
             steps: Vec::new(),
         }
     }
 
+    /// When times begin to count: [`monotonic`] then.
+    pub fn begun(&self) -> f64 {
+        self.begun
+    }
+
     /// A step that began at `begin` has just ended.
     pub fn end(&mut self, name: &str, begin: Instant) {
-        let ms = |time: Duration| time.as_secs_f64() * 1e3;
         let step = Span {
             name: name.to_owned(),
             at: ms(begin.saturating_duration_since(self.origin)),

@@ -30,14 +30,14 @@ const CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "io", "memory", "pids", "hugetl
 pub struct Cgroup {
     path: PathBuf,
     /// The device program that is attached.
-    devices: Mutex<Option<OwnedFd>>,
+    devices: Mutex<Option<(Vec<devices::Instruction>, OwnedFd)>>,
     removed: AtomicBool,
 }
 
 impl Cgroup {
-    /// Makes the group `name` below the mount `root`, with all controllers that there are, and its limits.
+    /// Makes the group `name` below the mount `root`, with all controllers that there are, for the devices that every container has.
     /// Errors: `Exists`.
-    pub fn create(root: &Path, name: &Path, resources: Option<&oci::LinuxResources>) -> Result<Cgroup> {
+    pub fn create(root: &Path, name: &Path) -> Result<Cgroup> {
         let mut path = root.to_owned();
         for (depth, part) in name.iter().enumerate() {
             enable(&path);
@@ -53,12 +53,7 @@ impl Cgroup {
             devices: Mutex::new(None),
             removed: AtomicBool::new(false),
         };
-        let none = oci::LinuxResources::default();
-        let resources = resources.unwrap_or(&none);
-        cgroup.apply(resources)?;
-        if resources.devices().is_none() {
-            cgroup.confine(&[])?;
-        }
+        cgroup.confine(&[])?;
         Ok(cgroup)
     }
 
@@ -79,11 +74,15 @@ impl Cgroup {
     }
 
     fn confine(&self, rules: &[oci::LinuxDeviceCgroup]) -> Result<()> {
-        let program = devices::load(&devices::compile(rules)?)?;
-        let dir = fs::File::open(&self.path).attempt(|| format!("open {}", self.path.display()))?;
+        let wanted = devices::compile(rules)?;
         let mut attached = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-        devices::attach(dir.as_fd(), &program, attached.as_ref())?;
-        *attached = Some(program);
+        if attached.as_ref().is_some_and(|(program, _)| *program == wanted) {
+            return Ok(());
+        }
+        let program = devices::load(&wanted)?;
+        let dir = fs::File::open(&self.path).attempt(|| format!("open {}", self.path.display()))?;
+        devices::attach(dir.as_fd(), &program, attached.as_ref().map(|(_, old)| old))?;
+        *attached = Some((wanted, program));
         Ok(())
     }
 

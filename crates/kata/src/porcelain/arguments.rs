@@ -192,6 +192,9 @@ pub struct RunArgs {
     /// Begin as a copy of a guest that was booted once, or boot (`off`: nothing is shared with other machines)
     #[arg(long, value_name = "WHEN", default_value = "on")]
     pub template: Template,
+    /// Draw where the time of the start went, as SVG
+    #[arg(long, value_name = "FILE")]
+    pub timeline: Option<PathBuf>,
     /// OCI annotation: KEY=VALUE
     #[arg(long, value_name = "ANNOTATION")]
     pub annotation: Vec<String>,

@@ -24,6 +24,7 @@ mod run;
 mod spec;
 mod status;
 mod stop;
+mod timeline;
 mod user;
 mod volume;
 

@@ -18,6 +18,7 @@ use super::environment::{self, Environment};
 use super::interrupt::Interrupt;
 use super::record::{self, Place, Record};
 use super::root::{Config, Root};
+use super::timeline::Timeline;
 use super::volume::Volume;
 use super::{Failure, Here, end, name, spec};
 use crate::runtime::create::Made;
@@ -54,10 +55,12 @@ fn check(args: &RunArgs) -> Result<()> {
 }
 
 fn make(here: &Here, args: &RunArgs, interrupt: &mut Interrupt) -> Result<u8, Failure> {
+    let mut timeline = Timeline::begin();
     let reserved = here.records.reserve(args.name.as_deref())?;
     let place = &reserved.place;
     let image = args.words.first().map_or("", String::as_str);
     let root = Root::open(image, args.pull, interrupt.cancel())?;
+    timeline.end("image");
     let record = describe(args, place, &root)?;
     let config = config(here, args, place, &root, &record)?;
     write_bundle(place, &config)?;
@@ -67,19 +70,27 @@ fn make(here: &Here, args: &RunArgs, interrupt: &mut Interrupt) -> Result<u8, Fa
     drop(root);
     let cid = CidFile::write(args.cidfile.as_deref(), &record.id)?;
 
+    timeline.end("bundle");
     let globals = here.globals(Some(place.log()));
     let bundle = Bundle::open(&place.bundle())?;
     let made = Made::new(&globals, &record.id, &bundle, mounts, &|lease| {
         interrupt.cuts(lease.socket()?)
     });
     let made = made.map_err(Failure::of_start)?;
+    timeline.end("create");
+    let started = move |sandbox: &Path| {
+        timeline.end("start");
+        if let Some(file) = &args.timeline {
+            timeline.draw(sandbox, file);
+        }
+    };
     if args.detach {
         let launch = Launch {
             record: Some(place.path().to_owned()),
             stdio: Some(detached_stdio(place, args)?),
             ..made.launch(None)
         };
-        made.detach(launch, None).map_err(Failure::of_start)?;
+        made.detach(launch, None, started).map_err(Failure::of_start)?;
         cid.keep();
         reserved.keep();
         print(&format!("{}\n", record.id))?;
@@ -89,7 +100,7 @@ fn make(here: &Here, args: &RunArgs, interrupt: &mut Interrupt) -> Result<u8, Fa
     // Whoever carries the process takes the signals over.
     interrupt.end()?;
     let place = reserved.keep();
-    match made.attend(stdio, None, false) {
+    match made.attend(stdio, None, false, started) {
         Ok(code) => {
             cid.keep();
             end::note(&here.records, &place, &record.id, code, || Ok(()))?;

@@ -41,10 +41,10 @@ pub fn run(globals: &Globals, args: &RunArgs) -> Result<u8> {
     let pid_file = create.pid_file.as_deref();
     if args.detach {
         let launch = made.launch(create.console_socket.clone());
-        return made.detach(launch, pid_file).map(|()| 0);
+        return made.detach(launch, pid_file, |_| ()).map(|()| 0);
     }
     let stdio = Stdio::inherited(bundle.terminal())?;
-    made.attend(stdio, pid_file, args.keep)
+    made.attend(stdio, pid_file, args.keep, |_| ())
 }
 
 /// A container that is made in the guest and not yet known outside.
@@ -120,19 +120,26 @@ impl<'a> Made<'a> {
         }
     }
 
-    /// Starts its process, which lives on with its shim.
-    pub fn detach(self, launch: Launch, pid_file: Option<&Path>) -> Result<()> {
+    /// Starts its process, which lives on with its shim. `started` is called once it runs.
+    pub fn detach(self, launch: Launch, pid_file: Option<&Path>, started: impl FnOnce(&Path)) -> Result<()> {
         let shim = launch.start()?;
         let state = self.finish(pid_file, shim.pid())?;
         start(&mut self.link()?, &self.id)?;
         hook::run_on(self.bundle, Moment::Poststart, &state);
+        started(&self.dir);
         shim.release();
         self.lease.release()
     }
 
     /// Starts its process and carries it in this one to its end; the answer is its exit code. Then it is deleted, unless it is to
-    /// be kept.
-    pub fn attend(self, stdio: Stdio, pid_file: Option<&Path>, keep: bool) -> Result<u8> {
+    /// be kept. `started` is called once it runs.
+    pub fn attend(
+        self,
+        stdio: Stdio,
+        pid_file: Option<&Path>,
+        keep: bool,
+        started: impl FnOnce(&Path),
+    ) -> Result<u8> {
         let state = self.finish(pid_file, std::process::id())?;
         let carry = Carry {
             dir: self.dir.clone(),
@@ -143,6 +150,7 @@ impl<'a> Made<'a> {
         };
         let code = carry.run(|| {
             hook::run_on(self.bundle, Moment::Poststart, &state);
+            started(&self.dir);
             Ok(())
         })?;
         if keep {
