@@ -24,7 +24,7 @@ const LAYERS: [&[&str]; 6] = [
     &["vmm", "sandbox"],
     &["kata", "agent"],
     // Programs that test and measure the others from outside.
-    &["vm-tests", "bench", "lab"],
+    &["vm-tests", "bench", "bench-worker", "lab"],
 ];
 
 /// Who may know whom within a layer.
