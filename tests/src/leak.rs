@@ -91,13 +91,14 @@ pub fn check(world: &World) {
 
 /// Kills what a failed test left, so that it cannot disturb the next; says nothing.
 pub fn sweep(world: &World) {
-    let marker = world
-        .dir()
-        .file_name()
-        .expect("has a name")
-        .to_string_lossy()
-        .into_owned();
-    for line in processes(&marker) {
+    if let Some(marker) = world.dir().file_name() {
+        sweep_all(&marker.to_string_lossy());
+    }
+}
+
+/// As [`sweep`], whatever carries `marker` in its name.
+pub fn sweep_all(marker: &str) {
+    for line in processes(marker) {
         let pid = line.split_whitespace().nth(1).and_then(|pid| pid.parse().ok());
         if let Some(pid) = pid {
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);

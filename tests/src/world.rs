@@ -21,6 +21,8 @@ pub enum Runtime {
 #[derive(Debug)]
 pub struct World {
     pub runtime: Runtime,
+    /// Where ours is.
+    binaries: PathBuf,
     dir: tempfile::TempDir,
     /// Container ids are unique over the machine: runc keeps its cgroups by id.
     prefix: String,
@@ -39,9 +41,27 @@ pub fn binaries() -> PathBuf {
     )
 }
 
+/// `kata` in the directory `binaries`, with the guest images that are there, if any.
+pub fn program(binaries: &Path) -> Command {
+    let mut command = Command::new(binaries.join("kata"));
+    let guest = binaries.join("guest");
+    if guest.is_dir() {
+        command
+            .env("KATA_GUEST_DIR", guest)
+            .env("KATA_TEMPLATE_DIR", binaries.join("templates"));
+    }
+    command
+}
+
 impl World {
     /// A new one for `runtime`.
     pub fn new(runtime: Runtime) -> World {
+        World::with(runtime, binaries())
+    }
+
+    /// As [`World::new`], with our programs from the directory `binaries`. Where that has guest images too (`guest/`), they are used,
+    /// and templates are kept beside them (`templates/`).
+    pub fn with(runtime: Runtime, binaries: PathBuf) -> World {
         let dir = tempfile::Builder::new()
             .prefix("kata-test-")
             .tempdir()
@@ -52,7 +72,12 @@ impl World {
             .expect("has a name")
             .to_string_lossy()
             .into_owned();
-        World { runtime, dir, prefix }
+        World {
+            runtime,
+            binaries,
+            dir,
+            prefix,
+        }
     }
 
     /// Its directory.
@@ -87,7 +112,7 @@ impl World {
         let mut command = match self.runtime {
             Runtime::Reference => Command::new("runc"),
             Runtime::Ours => {
-                let mut command = Command::new(binaries().join("kata"));
+                let mut command = program(&self.binaries);
                 command.arg("runtime");
                 command
             }
@@ -150,7 +175,7 @@ impl World {
 
     /// Our own porcelain, with its data below this world.
     pub fn kata(&self) -> Command {
-        let mut command = Command::new(binaries().join("kata"));
+        let mut command = program(&self.binaries);
         command.current_dir(self.dir());
         command
             .env("KATA_STATE_DIR", self.dir().join("state"))

@@ -12,6 +12,7 @@ mod mounts;
 mod network;
 mod porcelain;
 mod process;
+mod scale;
 mod stdio;
 mod template;
 mod template_crash;
@@ -27,7 +28,7 @@ fn main() {
     }
     // A machine per core: more only makes each one slower under software emulation.
     args.test_threads = args.test_threads.or(Some(2));
-    let groups: [fn() -> Vec<Trial>; 14] = [
+    let groups: [fn() -> Vec<Trial>; 15] = [
         lifecycle::cases,
         process::cases,
         mounts::cases,
@@ -42,6 +43,7 @@ fn main() {
         porcelain::cases,
         template::cases,
         template_crash::cases,
+        scale::cases,
     ];
     // A failed assertion is reported by the runner, not by the panic hook of its thread.
     std::panic::set_hook(Box::new(|_| {}));
