@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eo pipefail -c
 .NOTPARALLEL:
-.PHONY: build run test bench install lint unit vm fuzz clean setup guest deny torture lab lab-test lab-build
+.PHONY: build run test bench bench-build bench-ab install lint unit vm fuzz clean setup guest deny torture lab lab-test lab-build
 
 PREFIX ?= /usr/local
 OUT := $(or $(CARGO_TARGET_DIR),target)
@@ -74,10 +74,18 @@ lab-test: lab-build
 fuzz:
 	PATH="$$PATH:$$HOME/.cargo/bin" scripts/fuzz 10
 
-bench: guest
+bench-build: build
 	$(CARGO) build --release --locked -p bench
-	$(SUDO) $(BIN)/kata guest template build
-	$(SUDO) env KATA_BIN_DIR=$(abspath $(BIN)) $(BIN)/bench
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked -p bench-worker --target $(TRIPLE)
+	install -m 755 $(OUT)/$(TRIPLE)/release/bench-worker $(BIN)/bench-worker
+
+# ARGS='start memory --runs 9 --json FILE': see `bench --help`.
+bench: guest bench-build
+	$(SUDO) env KATA_BIN_DIR=$(abspath $(BIN)) $(BIN)/bench $(ARGS)
+
+# Two revisions beside each other: A=REV B=REV, and ARGS as above.
+bench-ab: bench-build
+	PATH="$$PATH:$$HOME/.cargo/bin" bench/ab $(OUT)/ab $(BIN)/bench $(A) $(B) $(ARGS)
 
 # Does not build: run `make build` first, not as root.
 install:

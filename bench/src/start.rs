@@ -1,105 +1,121 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
-//! From the command to the first byte of the container's output, and where that time goes.
+//! From the command to the first byte of output: of a container's process, and of one more in a container that runs.
 
-use std::collections::BTreeMap;
 use std::io::Read;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use serde_json::{Value, json};
-use vm_tests::{Runtime, World, command};
+use serde_json::json;
+use vm_tests::{Bundle, World, command};
 
-use crate::sample::{Sample, head, row};
+use crate::contender::Setting;
+use crate::report::Section;
+use crate::sample::Sample;
 
 /// Keeps a machine from beginning as a copy of a frozen guest.
 const TEMPLATE: &str = "io.katacontainers.config.hypervisor.enable_template";
 
-/// Milliseconds to the first byte, and to the end of the command.
-fn once(world: &World, warm: bool) -> (f64, f64) {
-    let mut bundle = world.bundle("start", "echo first");
+/// A bundle that begins `warm`, or boots; runc does not mind.
+pub fn bundle(world: &World, name: &str, script: &str, warm: bool) -> Bundle {
+    let mut bundle = world.bundle(name, script);
     bundle.set("/annotations", json!({ TEMPLATE: warm.to_string() }));
+    bundle
+}
+
+/// `run` of a bundle, with its output in a pipe.
+pub fn run(world: &World, name: &str, bundle: &Bundle) -> Child {
     let mut command = world.runtime();
-    command
-        .args(["run", "--bundle"])
-        .arg(&bundle.path)
-        .arg(world.id("start"));
-    let begin = Instant::now();
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the runtime runs");
+    command.args(["run", "--bundle"]).arg(&bundle.path).arg(world.id(name));
+    spawn(&mut command)
+}
+
+fn spawn(command: &mut Command) -> Child {
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    command.spawn().expect("the runtime runs")
+}
+
+/// Milliseconds from `begin` to the first byte of `child`, and to its end.
+pub fn first_and_end(mut child: Child, begin: Instant) -> (f64, f64) {
     let mut byte = [0];
-    child
-        .stdout
-        .take()
-        .expect("piped")
-        .read_exact(&mut byte)
-        .expect("the container prints");
+    let mut output = child.stdout.take().expect("piped");
+    output.read_exact(&mut byte).expect("the container prints");
     let first = begin.elapsed().as_secs_f64() * 1e3;
     assert_eq!(command::end(&mut child), 0);
     (first, begin.elapsed().as_secs_f64() * 1e3)
 }
 
-/// Start of ours, as a copy of a frozen guest and by a boot, and of runc.
-pub fn compare(runs: usize) {
-    let worlds = [
-        World::new(Runtime::Ours),
-        World::new(Runtime::Ours),
-        World::new(Runtime::Reference),
-    ];
-    let mut first: [Sample; 3] = Default::default();
-    let mut whole: [Sample; 3] = Default::default();
-    // One run each that does not count: page cache, CPU clocks.
-    for (at, world) in worlds.iter().enumerate() {
-        once(world, at == 0);
-    }
-    for _ in 0..runs {
-        for (at, world) in worlds.iter().enumerate() {
-            let (to_first, to_end) = once(world, at == 0);
-            first[at].push(to_first);
-            whole[at].push(to_end);
-        }
-    }
-    for (title, at) in [("Warm start", 0), ("Cold start", 1)] {
-        head(title, "ms", runs);
-        row("to the first byte of output", &first[at], &first[2]);
-        row("to the end of `run`", &whole[at], &whole[2]);
-    }
-    println!(
-        "\nA warm start takes {:.2} of a cold one to the first byte of output.",
-        first[0].median() / first[1].median()
-    );
-    worlds.into_iter().for_each(World::end);
+#[derive(Debug, Default)]
+struct Samples {
+    first: [Sample; 2],
+    whole: [Sample; 2],
+    exec: Sample,
 }
 
-/// The spans that the monitor saved with the sandbox.
-pub fn spans(runs: usize) {
-    let world = World::new(Runtime::Ours);
-    let mut spans: BTreeMap<String, Sample> = BTreeMap::new();
-    let mut order = Vec::new();
-    for _ in 0..runs {
-        let mut bundle = world.bundle("spans", "true");
-        bundle.set("/annotations", json!({ TEMPLATE: "false" }));
-        world.create("spans", &bundle);
-        let text = std::fs::read(world.sandbox("spans").join("state.json")).expect("the saved state");
-        let state: Value = serde_json::from_slice(&text).expect("JSON");
-        for span in state["spans"].as_array().into_iter().flatten() {
-            let (Some(name), Some(ms)) = (span["name"].as_str(), span["ms"].as_f64()) else {
-                continue;
-            };
-            if !spans.contains_key(name) {
-                order.push(name.to_owned());
+/// Cold, warm, and `exec`.
+pub fn compare(setting: &Setting) -> Section {
+    let worlds: Vec<World> = setting.contenders.iter().map(|one| one.world()).collect();
+    let mut samples: Vec<Samples> = worlds.iter().map(|_| Samples::default()).collect();
+    for world in &worlds {
+        world.create("exec", &bundle(world, "exec", "sleep 100000", true));
+        world.oci(&["start", &world.id("exec")]).exits(0);
+    }
+    // The first round does not count: page cache, CPU clocks.
+    for round in 0..=setting.runs {
+        for ((one, world), sample) in setting.contenders.iter().zip(&worlds).zip(&mut samples) {
+            for (at, warm) in [true, false].into_iter().enumerate() {
+                if !warm && !one.is_ours() {
+                    continue;
+                }
+                let bundle = bundle(world, "start", "echo first", warm);
+                let begin = Instant::now();
+                let (first, whole) = first_and_end(run(world, "start", &bundle), begin);
+                if round > 0 {
+                    sample.first[at].push(first);
+                    sample.whole[at].push(whole);
+                }
             }
-            spans.entry(name.to_owned()).or_default().push(ms);
+            let mut command = world.runtime();
+            command.args(["exec", &world.id("exec"), "echo", "first"]);
+            let begin = Instant::now();
+            let (first, _) = first_and_end(spawn(&mut command), begin);
+            if round > 0 {
+                sample.exec.push(first);
+            }
         }
-        world.oci(&["delete", "--force", &world.id("spans")]).exits(0);
     }
-    println!("\n## Spans of a cold `create`\n\n{runs} runs; median (least–most), ms. Spans may overlap.\n");
-    println!("| span | ms |\n| --- | --- |");
-    for name in order {
-        println!("| {name} | {} |", spans[&name].cell());
+    for world in worlds {
+        world.oci(&["delete", "--force", &world.id("exec")]).exits(0);
+        world.end();
     }
-    world.end();
+    let mut section = Section::new("Start");
+    section.note("A warm start begins as a copy of a frozen guest, a cold one boots. runc knows one kind only.");
+    let mut table = setting.table("start", "ms");
+    // What runc has one of stands beside both of ours.
+    let of = |pick: fn(&Samples) -> &[Sample; 2], at: usize| -> Vec<Sample> {
+        let all = setting.contenders.iter().zip(&samples);
+        all.map(|(one, sample)| pick(sample)[if one.is_ours() { at } else { 0 }].clone())
+            .collect()
+    };
+    for (name, at) in [("warm", 0), ("cold", 1)] {
+        table.row(
+            format!("{name}: `run` to the first byte"),
+            of(|sample| &sample.first, at),
+        );
+        table.row(format!("{name}: `run` to its end"), of(|sample| &sample.whole, at));
+    }
+    table.row(
+        "`exec` to the first byte",
+        samples.iter().map(|sample| sample.exec.clone()).collect(),
+    );
+    section.tables.push(table);
+    let mut table = setting.table_of_ours("warm beside cold", "warm/cold");
+    let ratios = setting
+        .ours()
+        .zip(&samples)
+        .map(|(_, sample)| Sample::of((sample.first[0].median() / sample.first[1].median() * 100.0).round() / 100.0));
+    table.row("`run` to the first byte", ratios.collect());
+    table.ratio = None;
+    section.tables.push(table);
+    section
 }

@@ -6,9 +6,11 @@ use std::io::{Read, Write};
 use std::process::Stdio;
 use std::time::Instant;
 
-use vm_tests::{Runtime, World, command};
+use vm_tests::{World, command};
 
-use crate::sample::{Sample, head, row};
+use crate::contender::Setting;
+use crate::report::Section;
+use crate::sample::Sample;
 
 const MIB: usize = 128;
 
@@ -50,16 +52,20 @@ fn once(world: &World) -> f64 {
     f64::from(u32::try_from(MIB).expect("small")) * 1.048_576 / seconds
 }
 
-/// Prints the table.
-pub fn through_cat(runs: usize) {
-    let worlds = [World::new(Runtime::Ours), World::new(Runtime::Reference)];
-    let mut rates = [Sample::default(), Sample::default()];
-    for _ in 0..runs {
-        for (at, world) in worlds.iter().enumerate() {
-            rates[at].push(once(world));
+/// The table.
+pub fn through_cat(setting: &Setting) -> Section {
+    let worlds: Vec<World> = setting.contenders.iter().map(|one| one.world()).collect();
+    let mut rates: Vec<Sample> = worlds.iter().map(|_| Sample::default()).collect();
+    for _ in 0..setting.runs {
+        for (world, rate) in worlds.iter().zip(&mut rates) {
+            rate.push(once(world));
         }
     }
-    head("Standard streams", "MB/s", runs);
-    row(&format!("{MIB} MiB in and out through `cat`"), &rates[0], &rates[1]);
     worlds.into_iter().for_each(World::end);
+    let mut section = Section::new("Standard streams");
+    section.note("Into a container and out of it, from the first byte out to the last. More is better.");
+    let mut table = setting.table("streams", "MB/s");
+    table.row(format!("{MIB} MiB through `cat`"), rates);
+    section.tables.push(table);
+    section
 }

@@ -1,0 +1,96 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! What verbs cost when many sandboxes are there already.
+
+use std::time::Instant;
+
+use vm_tests::World;
+
+use crate::contender::Setting;
+use crate::footprint;
+use crate::report::Section;
+use crate::sample::Sample;
+use crate::start;
+
+const CROWDS: [usize; 3] = [1, 10, 100];
+const VERBS: [&str; 5] = ["create", "exec", "state", "list", "delete"];
+
+/// Milliseconds of a verb.
+fn timed(verb: impl FnOnce()) -> f64 {
+    let begin = Instant::now();
+    verb();
+    begin.elapsed().as_secs_f64() * 1e3
+}
+
+/// In the order of [`VERBS`].
+fn once(world: &World) -> [f64; 5] {
+    let bundle = start::bundle(world, "one", "sleep 100000", true);
+    let id = world.id("one");
+    let create = timed(|| {
+        world.create("one", &bundle);
+    });
+    world.oci(&["start", &id]).exits(0);
+    let verb = |args: &[&str]| {
+        timed(|| {
+            world.oci(args).exits(0);
+        })
+    };
+    let exec = verb(&["exec", &id, "true"]);
+    let state = verb(&["state", &id]);
+    let list = verb(&["list"]);
+    let delete = verb(&["delete", "--force", &id]);
+    [create, exec, state, list, delete]
+}
+
+/// The table.
+pub fn in_a_crowd(setting: &Setting) -> Section {
+    let mut section = Section::new("Growth");
+    section.note(
+        "What verbs take beside so many idle warm sandboxes of the same root directory. Today a sandbox holds one container: \
+         there is nothing to say about many in a pod.",
+    );
+    let mut table = setting.table("verbs in a crowd", "ms");
+    let worlds: Vec<World> = setting.contenders.iter().map(|one| one.world()).collect();
+    let heavy = setting.ours().count();
+    let mut there = 0;
+    for crowd in CROWDS {
+        let crowd = crowd.min(setting.crowd);
+        let possible = there + footprint::affordable((crowd - there.min(crowd)) * heavy) / heavy;
+        if possible < crowd {
+            section.note(format!(
+                "{possible} sandboxes in place of {crowd}: the host's memory holds no more now."
+            ));
+        }
+        let crowd = possible;
+        for n in there..crowd {
+            worlds
+                .iter()
+                .for_each(|world| footprint::idle(world, &format!("idle{n}")));
+        }
+        there = crowd;
+        let mut samples: [Vec<Sample>; 5] = Default::default();
+        samples
+            .iter_mut()
+            .for_each(|verb| verb.resize(worlds.len(), Sample::default()));
+        for _ in 0..setting.runs {
+            for (at, world) in worlds.iter().enumerate() {
+                for (verb, ms) in samples.iter_mut().zip(once(world)) {
+                    verb[at].push(ms);
+                }
+            }
+        }
+        for (verb, samples) in VERBS.iter().zip(samples) {
+            table.row(format!("{verb} beside {crowd}"), samples);
+        }
+    }
+    for world in worlds {
+        for n in 0..there {
+            world
+                .oci(&["delete", "--force", &world.id(&format!("idle{n}"))])
+                .exits(0);
+        }
+        world.end();
+    }
+    section.tables.push(table);
+    section
+}
