@@ -137,7 +137,8 @@ fn spec(dir: &Path, image: &GuestImage, worker: &Path) -> Result<MachineSpec> {
         memory_mib: MEMORY_MIB,
         kernel: image.kernel.clone(),
         initramfs,
-        kernel_params: String::new(),
+        // What stands behind the dashes is for the first process.
+        kernel_params: "-- --guest".into(),
         shares: vec![ShareSpec {
             tag: TAG.into(),
             socket: "fs.sock".into(),

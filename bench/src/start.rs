@@ -109,11 +109,11 @@ pub fn compare(setting: &Setting) -> Section {
         samples.iter().map(|sample| sample.exec.clone()).collect(),
     );
     section.tables.push(table);
-    let mut table = setting.table_of_ours("warm beside cold", "warm/cold");
+    let mut table = setting.table_of_ours("warm beside cold", "% of cold");
     let ratios = setting
         .ours()
         .zip(&samples)
-        .map(|(_, sample)| Sample::of((sample.first[0].median() / sample.first[1].median() * 100.0).round() / 100.0));
+        .map(|(_, sample)| Sample::of(sample.first[0].median() / sample.first[1].median() * 100.0));
     table.row("`run` to the first byte", ratios.collect());
     table.ratio = None;
     section.tables.push(table);
