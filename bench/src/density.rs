@@ -36,10 +36,10 @@ fn points(one: &Contender, most: usize) -> Vec<Point> {
             std::thread::sleep(REST);
             let all = footprint::of(&world);
             let own: f64 = all.iter().map(Footprint::own).sum();
-            let guest: f64 = all.iter().map(Footprint::guest).sum();
+            let held: f64 = all.iter().map(|one| one.held).sum();
             points.push(Point {
                 count: n,
-                all: own + guest,
+                all: own + held,
                 own,
                 fallen: before - free(),
             });
@@ -60,8 +60,9 @@ pub fn marginal(setting: &Setting) -> Section {
     let all: Vec<Vec<Point>> = setting.ours().map(|one| points(one, most)).collect();
     let mut section = Section::new("Density");
     section.note(
-        "Proportional set size over all processes of idle warm sandboxes, and how far the host's available memory fell: that has \
-         the kernel's own share too, and whatever else happened on the host. Today a sandbox holds one container.",
+        "Idle warm sandboxes: all is the proportional set size of their processes and what their guests' memory takes, mapped or \
+         not; and how far the host's available memory fell: that has the kernel's own share too, and whatever else happened on the \
+         host meanwhile. Today a sandbox holds one container.",
     );
     let mut table = setting.table_of_ours("memory of many", "MiB");
     for at in 0..all.first().map_or(0, Vec::len) {

@@ -1,18 +1,22 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
 //! The host memory of a world's processes: proportional set size, so that what is shared counts once over all of them. What is
-//! the guest's is told apart from what the host's side takes for itself.
+//! the guest's is told apart from what the host's side takes for itself; and it is more than what is mapped, for the copy of a
+//! frozen guest has pages that nobody has touched since.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use vm_tests::World;
 
 use crate::start;
 
+/// The process whose guest it is; others map the guest's memory too.
+const HYPERVISOR: &str = "hypervisor";
 /// What a process is to its sandbox, by a word of its command line.
 const ROLES: [(&str, &str); 4] = [
-    ("qemu-system", "hypervisor"),
+    ("qemu-system", HYPERVISOR),
     ("kata monitor", "monitor"),
     ("kata device", "device process"),
     ("kata shim", "shim"),
@@ -21,25 +25,27 @@ const ROLES: [(&str, &str); 4] = [
 /// MiB by kind of mapping.
 pub type Kinds = BTreeMap<&'static str, f64>;
 
-/// The kind of the guest's memory.
-pub const GUEST: &str = "guest memory";
+/// The kind of the guest's memory, as far as it is mapped.
+pub const GUEST: &str = "guest memory, mapped";
 
 /// One process.
 #[derive(Debug)]
 pub struct Footprint {
     pub role: &'static str,
     pub kinds: Kinds,
+    /// MiB that the guest's memory takes, mapped or not; of the hypervisor only.
+    pub held: f64,
 }
 
 impl Footprint {
-    /// MiB of the guest's memory.
-    pub fn guest(&self) -> f64 {
+    /// MiB of the guest's memory that it has mapped.
+    pub fn mapped(&self) -> f64 {
         self.kinds.get(GUEST).copied().unwrap_or(0.0)
     }
 
     /// MiB of everything else.
     pub fn own(&self) -> f64 {
-        self.kinds.values().sum::<f64>() - self.guest()
+        self.kinds.values().sum::<f64>() - self.mapped()
     }
 }
 
@@ -53,6 +59,7 @@ pub fn of(world: &World) -> Vec<Footprint> {
         Some(Footprint {
             role,
             kinds: kinds(&maps),
+            held: if role == HYPERVISOR { held(&pid, &maps) } else { 0.0 },
         })
     })
     .collect()
@@ -85,6 +92,16 @@ fn kinds(maps: &str) -> Kinds {
         }
     }
     kinds
+}
+
+/// MiB of the files behind the mappings of guest memory, each file once.
+fn held(pid: &str, maps: &str) -> f64 {
+    let ranges = maps.lines().filter(|line| kind_of(line) == Some(GUEST));
+    let ranges = ranges.filter_map(|line| line.split_whitespace().next());
+    let files = ranges.filter_map(|range| fs::metadata(format!("/proc/{pid}/map_files/{range}")).ok());
+    let sizes: BTreeMap<u64, u64> = files.map(|file| (file.ino(), file.blocks() / 2)).collect();
+    let kib = sizes.values().sum::<u64>();
+    f64::from(u32::try_from(kib).unwrap_or(u32::MAX)) / 1024.0
 }
 
 /// Of a mapping's first line: range, rights, offset, device, inode, name.
@@ -127,11 +144,12 @@ mod tests {
                     7f10-7f20 rwxp 00000000 00:00 0 \nPss: 1024 kB\n7f20-7f30 r-xp 00000000 fe:00 7 /usr/bin/x\nPss: 512 kB\n\
                     7f30-7f40 rw-p 00000000 00:00 0 [heap]\nPss: 512 kB\n7f40-7f50 rw-p 00000000 00:00 0 \nPss: 1024 kB\n";
         let one = Footprint {
-            role: "hypervisor",
+            role: HYPERVISOR,
             kinds: kinds(maps),
+            held: 0.0,
         };
         assert!(
-            (one.guest() - 2.0).abs() < 1e-9 && (one.own() - 3.0).abs() < 1e-9,
+            (one.mapped() - 2.0).abs() < 1e-9 && (one.own() - 3.0).abs() < 1e-9,
             "{one:?}"
         );
         assert_eq!(one.kinds.len(), 5);

@@ -19,7 +19,7 @@ pub fn idle(setting: &Setting) -> Section {
     let mut section = Section::new("Memory of an idle sandbox");
     section.note(format!(
         "{count} warm sandboxes side by side, in each one process that sleeps. Proportional set size, MiB: shared pages count \
-         proportionally, and the guest's memory is split between the processes that map it."
+         proportionally. Of the guest's memory, \"mapped\" is what processes have touched, and \"held\" what it takes of the host."
     ));
     for one in setting.ours() {
         let world = one.world();
@@ -44,20 +44,24 @@ fn each(total: f64, count: usize) -> Sample {
 }
 
 fn by_process(name: &str, all: &[Footprint], count: usize) -> Table {
-    let columns = ["beyond guest memory", "guest memory"].map(str::to_owned);
+    let columns = ["beyond guest memory", "guest memory, mapped", "guest memory, held"].map(str::to_owned);
     let mut table = Table::new(&format!("by process, {name}"), "MiB", columns.into());
-    let mut roles: BTreeMap<&str, (Sample, Sample)> = BTreeMap::new();
+    let mut roles: BTreeMap<&str, [Sample; 3]> = BTreeMap::new();
     for one in all {
-        let (own, guest) = roles.entry(one.role).or_default();
-        own.push(one.own());
-        guest.push(one.guest());
+        let samples = roles.entry(one.role).or_default();
+        for (sample, mib) in samples.iter_mut().zip([one.own(), one.mapped(), one.held]) {
+            sample.push(mib);
+        }
     }
-    for (role, (own, guest)) in roles {
-        table.row(role, vec![own, guest]);
+    for (role, samples) in roles {
+        table.row(role, samples.into());
     }
-    let own = all.iter().map(Footprint::own).sum();
-    let guest = all.iter().map(Footprint::guest).sum();
-    table.row("all, per sandbox", vec![each(own, count), each(guest, count)]);
+    let sums: [f64; 3] = [
+        all.iter().map(Footprint::own).sum(),
+        all.iter().map(Footprint::mapped).sum(),
+        all.iter().map(|one| one.held).sum(),
+    ];
+    table.row("all, per sandbox", sums.map(|sum| each(sum, count)).into());
     table
 }
 
@@ -73,6 +77,9 @@ fn by_kind(name: &str, all: &[Footprint], count: usize) -> Table {
             *sums.entry(what).or_default() += mib;
         }
     }
+    let held: f64 = all.iter().map(|one| one.held).sum();
+    let mapped: f64 = all.iter().map(Footprint::mapped).sum();
+    sums.insert("guest memory, held and not mapped".to_owned(), held - mapped);
     let mut sums: Vec<(String, f64)> = sums.into_iter().collect();
     sums.sort_by(|(_, a), (_, b)| b.total_cmp(a));
     let mut table = Table::new(&format!("by kind, {name}"), "MiB", vec!["per sandbox".into()]);

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use serde_json::json;
-use vm_tests::{Bundle, World, command};
+use vm_tests::{Bundle, World};
 
 use crate::contender::Setting;
 use crate::report::Section;
@@ -41,7 +41,8 @@ pub fn first_and_end(mut child: Child, begin: Instant) -> (f64, f64) {
     let mut output = child.stdout.take().expect("piped");
     output.read_exact(&mut byte).expect("the container prints");
     let first = begin.elapsed().as_secs_f64() * 1e3;
-    assert_eq!(command::end(&mut child), 0);
+    let status = child.wait().expect("wait for a child of ours");
+    assert!(status.success(), "{status}");
     (first, begin.elapsed().as_secs_f64() * 1e3)
 }
 
