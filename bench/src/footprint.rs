@@ -35,6 +35,8 @@ pub struct Footprint {
     pub kinds: Kinds,
     /// MiB that the guest's memory takes, mapped or not; of the hypervisor only.
     pub held: f64,
+    /// Processor time so far, seconds.
+    pub time: f64,
 }
 
 impl Footprint {
@@ -59,6 +61,7 @@ pub fn of(world: &World) -> Vec<Footprint> {
         Some(Footprint {
             role,
             kinds: kinds(&maps),
+            time: time(&pid).unwrap_or(0.0),
             held: if role == HYPERVISOR { held(&pid, &maps) } else { 0.0 },
         })
     })
@@ -77,6 +80,14 @@ fn role(world: &World, pid: &str) -> Option<&'static str> {
         .iter()
         .find(|(word, _)| line.contains(word))
         .map(|(_, role)| *role)
+}
+
+/// Fields 14 and 15 of `/proc/<pid>/stat`, in ticks of 10 ms; the second, the name in parentheses, may hold anything.
+fn time(pid: &str) -> Option<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let ticks = fields.skip(11).take(2).map(str::parse::<f64>);
+    Some(ticks.sum::<Result<f64, _>>().ok()? / 100.0)
 }
 
 /// Sums up a `smaps` file.
@@ -147,12 +158,14 @@ mod tests {
             role: HYPERVISOR,
             kinds: kinds(maps),
             held: 0.0,
+            time: 0.0,
         };
         assert!(
             (one.mapped() - 2.0).abs() < 1e-9 && (one.own() - 3.0).abs() < 1e-9,
             "{one:?}"
         );
         assert_eq!(one.kinds.len(), 5);
+        assert!(time("self").is_some());
         assert!((one.kinds["translated code"] - 1.0).abs() < 1e-9);
     }
 }

@@ -7,6 +7,7 @@ mod concurrency;
 mod contender;
 mod density;
 mod files;
+mod fio;
 mod footprint;
 mod growth;
 mod markdown;

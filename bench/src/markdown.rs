@@ -10,8 +10,9 @@ use crate::report::{Report, Section, Table};
 pub fn of(report: &Report) -> String {
     let host = &report.host;
     let mut text = format!(
-        "# Benchmarks\n\n{} cores, {} MiB of memory, Linux {}, {}. Median (least–most); ratios are those of the medians.\n",
-        host.cores, host.memory_mib, host.kernel, host.hypervisor
+        "# Benchmarks\n\n{} cores, {} MiB of memory, Linux {}, {}, load {} before it began. Median (least–most); ratios are those of \
+         the medians.\n",
+        host.cores, host.memory_mib, host.kernel, host.hypervisor, host.load
     );
     for section in &report.sections {
         text.push_str(&of_section(section));

@@ -1,9 +1,9 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
-//! Host memory of idle sandboxes, by process and by kind.
+//! Host memory of idle sandboxes, by process and by kind; and the processor time that they take though they do nothing.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::contender::Setting;
 use crate::footprint::{self, Footprint, GUEST};
@@ -12,6 +12,9 @@ use crate::sample::Sample;
 
 /// How long a guest has to come to rest.
 const REST: Duration = Duration::from_secs(3);
+
+/// How long it is watched for what it does.
+const WATCHED: Duration = Duration::from_secs(20);
 
 /// The tables.
 pub fn idle(setting: &Setting) -> Section {
@@ -29,12 +32,20 @@ pub fn idle(setting: &Setting) -> Section {
         }
         std::thread::sleep(REST);
         let all = footprint::of(&world);
+        let begin = Instant::now();
+        std::thread::sleep(WATCHED);
+        let time = |all: &[Footprint]| all.iter().map(|one| one.time).sum::<f64>();
+        let busy = (time(&footprint::of(&world)) - time(&all)) / begin.elapsed().as_secs_f64();
         for name in &names {
             world.oci(&["delete", "--force", &world.id(name)]).exits(0);
         }
         world.end();
         section.tables.push(by_process(&one.name, &all, count));
         section.tables.push(by_kind(&one.name, &all, count));
+        let title = format!("idle processor time, {}", one.name);
+        let mut table = Table::new(&title, "% of a core", vec!["per sandbox".into()]);
+        table.row("all processes", vec![each(busy * 100.0, count)]);
+        section.tables.push(table);
     }
     section
 }

@@ -23,6 +23,8 @@ pub struct Host {
     pub kernel: String,
     /// What runs the guests.
     pub hypervisor: String,
+    /// Who else was busy: the load average before anything was measured.
+    pub load: String,
 }
 
 /// A question with its answers.
@@ -59,7 +61,9 @@ impl Host {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let hypervisor = machine::choose(None).map_or_else(|e| e.chain(), |backend| backend.name().to_owned());
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         Host {
+            load: load.split(' ').next().unwrap_or_default().to_owned(),
             cores,
             memory_mib: memory("MemTotal").unwrap_or(0),
             kernel: kernel.trim().to_owned(),

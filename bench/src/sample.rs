@@ -49,6 +49,8 @@ impl Sample {
     pub fn cell(&self) -> String {
         match self.range() {
             Some((least, most)) if self.0.len() > 1 => format!("{:.1} ({least:.1}–{most:.1})", self.median()),
+            // What is small has more digits.
+            Some((only, _)) if only.abs() < 1.0 => format!("{only:.2}"),
             Some((only, _)) => format!("{only:.1}"),
             None => "–".to_owned(),
         }

@@ -18,7 +18,7 @@ use machine::{MachineSpec, ShareSpec, VsockSpec};
 
 use crate::contender::{Contender, Setting};
 use crate::report::{Section, Table};
-use crate::steps;
+use crate::{fio, steps};
 
 /// Where distributions have it: Debian, Fedora.
 const VIRTIOFSD: [&str; 2] = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"];
@@ -58,13 +58,11 @@ pub fn side_by_side(setting: &Setting) -> Section {
         }
     }
     let worker = steps::worker(setting);
-    let mut runs: Vec<Vec<Vec<f64>>> = servers.iter().map(|_| Vec::new()).collect();
+    let mut all: Vec<Vec<String>> = servers.iter().map(|_| Vec::new()).collect();
     for _ in 0..setting.runs {
-        for (server, runs) in servers.iter().zip(&mut runs) {
+        for (server, runs) in servers.iter().zip(&mut all) {
             let told = once(setting, server, &worker);
-            runs.push(steps::parse(
-                &told.unwrap_or_else(|e| panic!("{}: {}", server.name(), e.chain())),
-            ));
+            runs.push(told.unwrap_or_else(|e| panic!("{}: {}", server.name(), e.chain())));
         }
     }
     let mut table = Table::new("file servers", "ms", servers.iter().map(Server::name).collect());
@@ -73,8 +71,9 @@ pub fn side_by_side(setting: &Setting) -> Section {
         [_, _] => Some((0, 1)),
         _ => None,
     };
-    steps::fill(&mut table, &runs);
-    section.tables.push(table);
+    steps::fill(&mut table, &all);
+    fio::add(&mut section, &table, &all);
+    section.tables.insert(0, table);
     section
 }
 
@@ -93,6 +92,7 @@ fn once(setting: &Setting, server: &Server, worker: &Path) -> Result<String> {
     for made in [&share, &empty] {
         fs::create_dir(made).attempt(|| format!("create {}", made.display()))?;
     }
+    fio::copy(&share.join("fio"));
     let image = contender.images().default()?;
     let spec = spec(dir, &image, worker)?;
     // The device process serves the vsock device in both cases: the machine is the same.

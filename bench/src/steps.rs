@@ -40,7 +40,7 @@ pub fn worker(setting: &Setting) -> PathBuf {
 }
 
 /// Milliseconds in the order of [`STEPS`].
-pub fn parse(told: &str) -> Vec<f64> {
+fn parse(told: &str) -> Vec<f64> {
     let one = |name: &str| {
         let line = told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         let ms = line.and_then(|ms| ms.parse().ok());
@@ -49,17 +49,18 @@ pub fn parse(told: &str) -> Vec<f64> {
     STEPS.iter().map(|(name, _)| one(name)).collect()
 }
 
-/// Fills `table` with `runs[column][run][step]`.
-pub fn fill(table: &mut Table, runs: &[Vec<Vec<f64>>]) {
-    for (step, (_, what)) in STEPS.iter().enumerate() {
-        let sample = |runs: &Vec<Vec<f64>>| {
-            let mut sample = Sample::default();
-            runs.iter()
-                .filter_map(|run| run.get(step))
-                .for_each(|ms| sample.push(*ms));
-            sample
-        };
-        table.row(*what, runs.iter().map(sample).collect());
+/// Fills `table` with what the worker has told, by column and run.
+pub fn fill(table: &mut Table, told: &[Vec<String>]) {
+    let mut samples: Vec<Vec<Sample>> = STEPS.iter().map(|_| vec![Sample::default(); told.len()]).collect();
+    for (column, runs) in told.iter().enumerate() {
+        for text in runs {
+            for (step, ms) in samples.iter_mut().zip(parse(text)) {
+                step[column].push(ms);
+            }
+        }
+    }
+    for ((_, what), samples) in STEPS.iter().zip(samples) {
+        table.row(*what, samples);
     }
 }
 
