@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
-use vm_tests::{Bundle, Wire, World, command, ours, world};
+use vm_tests::{Bundle, Verdict, Wire, World, command, ours, world};
 
 /// Copies that are looked at closely.
 const CLONES: usize = 20;
@@ -23,6 +23,8 @@ const CLONES: usize = 20;
 const STARTS: usize = 50;
 /// Sandboxes that idle side by side.
 const CROWD: usize = 100;
+/// MiB that one takes.
+const EACH: usize = 170;
 
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -39,14 +41,25 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// `wanted`, or what this host is said to hold.
-fn bounded(wanted: usize) -> usize {
+/// `wanted`, or what `KATA_TEST_SCALE` says; why not, if this host's memory is too small for so many now.
+fn bounded(wanted: usize) -> Result<usize, Verdict> {
     let given = std::env::var("KATA_TEST_SCALE").ok();
     let most = given.and_then(|text| text.parse().ok()).unwrap_or(wanted);
     if most < wanted {
         println!("KATA_TEST_SCALE: {most} sandboxes in place of {wanted}");
     }
-    wanted.min(most)
+    let count = wanted.min(most);
+    let text = fs::read_to_string("/proc/meminfo").expect("proc is mounted");
+    let free = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let free: usize = free
+        .and_then(|kib| kib.trim().trim_end_matches(" kB").parse().ok())
+        .expect("a number");
+    let possible = free / 1024 / EACH;
+    if possible < count {
+        let why = format!("{count} sandboxes do not fit into memory now: KATA_TEST_SCALE={possible} tries fewer");
+        return Err(Verdict::Skipped(why));
+    }
+    Ok(count)
 }
 
 /// The store of templates of this world: nobody else's machines begin there, and none that were made before.
@@ -118,9 +131,12 @@ const TELL: &str = "echo random $(head -c 16 /dev/urandom | base64); echo uuid $
     echo machine $(cat /etc/machine-id); echo time $(date +%s); echo name $(mktemp -u); echo host $(hostname); \
     cat /given > /state; while [ ! -e /go ]; do sleep 0.1; done; echo went $(cat /go)";
 
-fn clones(w: &World) {
+fn clones(w: &World) -> Verdict {
     let _alone = alone();
-    let count = bounded(CLONES);
+    let count = match bounded(CLONES) {
+        Ok(count) => count,
+        Err(skipped) => return skipped,
+    };
     build_template(w);
     let names: Vec<String> = (0..count).map(|n| format!("c{n}")).collect();
     let wires: Vec<Wire> = names.iter().map(|name| Wire::plugged(w, name)).collect();
@@ -197,11 +213,15 @@ fn clones(w: &World) {
         assert!(link.contains(value(text, "mac")), "{name}: {text} {link}");
         wire.check();
     }
+    Verdict::Held
 }
 
-fn starts(w: &World) {
+fn starts(w: &World) -> Verdict {
     let _alone = alone();
-    let count = bounded(STARTS);
+    let count = match bounded(STARTS) {
+        Ok(count) => count,
+        Err(skipped) => return skipped,
+    };
     build_template(w);
     let names: Vec<String> = (0..count).map(|n| format!("s{n}")).collect();
     let script = |name: &str| format!("echo out {name}; echo written by {name} > /file; cat /file; exit 0");
@@ -230,11 +250,15 @@ fn starts(w: &World) {
         .collect();
     assert!(bad.is_empty(), "{}", bad.join("\n"));
     assert!(log.contains(" info "), "the log is one: {log}");
+    Verdict::Held
 }
 
-fn crowd(w: &World) {
+fn crowd(w: &World) -> Verdict {
     let _alone = alone();
-    let count = bounded(CROWD);
+    let count = match bounded(CROWD) {
+        Ok(count) => count,
+        Err(skipped) => return skipped,
+    };
     build_template(w);
     let names: Vec<String> = (0..count).map(|n| format!("i{n}")).collect();
     for name in &names {
@@ -271,4 +295,5 @@ fn crowd(w: &World) {
         let file = w.dir().join(format!("bundle-{name}/rootfs/in"));
         assert_eq!(fs::read_to_string(file).expect("read").trim(), name);
     }
+    Verdict::Held
 }
