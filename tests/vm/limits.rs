@@ -26,6 +26,7 @@ pub fn cases() -> Vec<Trial> {
             );
         }),
         ours("limits::update_changes_a_running_container", update),
+        ours("limits::memory_that_is_free_goes_back_to_the_host", given_back),
         ours("limits::the_machine_grows_with_the_limit", |w| {
             let mut bundle = w.bundle("c", "awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo; nproc");
             bundle.set(
@@ -123,5 +124,29 @@ fn update(w: &World) {
         "/sys/fs/cgroup/pids.max",
     ]);
     assert_eq!(seen.exits(0).text(), "50331648\n60");
+    w.oci(&["delete", "--force", &w.id("c")]).exits(0);
+}
+
+fn given_back(w: &World) {
+    let mut bundle = w.bundle("c", "sleep 1000");
+    bundle.mount("/data", "tmpfs", "tmpfs", &["size=512m"]);
+    w.create("c", &bundle);
+    w.oci(&["start", &w.id("c")]).exits(0);
+    let text = std::fs::read(w.sandbox("c").join("state.json")).expect("the saved state");
+    let state: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    let status = format!("/proc/{}/status", state["machine"]["pid"]);
+    // What is there of the guest's memory on the host, MiB.
+    let held = || {
+        let text = std::fs::read_to_string(&status).expect("the hypervisor runs");
+        let line = text.lines().find_map(|line| line.strip_prefix("RssShmem:"));
+        let kib = line.and_then(|rest| rest.split_ascii_whitespace().next()?.parse::<u64>().ok());
+        kib.expect("RssShmem") / 1024
+    };
+    let fill = ["dd", "if=/dev/zero", "of=/data/f", "bs=1M", "count=300"];
+    w.oci(&[&["exec", &w.id("c")], &fill[..]].concat()).exits(0);
+    let full = held();
+    assert!(full > 300, "{full} MiB held with a file of 300 MiB");
+    w.oci(&["exec", &w.id("c"), "rm", "/data/f"]).exits(0);
+    command::until("memory is given back", || held() + 250 < full);
     w.oci(&["delete", "--force", &w.id("c")]).exits(0);
 }

@@ -30,7 +30,7 @@ pub fn wanted(line: &str) -> bool {
     line.split_ascii_whitespace().any(|word| word == PARAMETER)
 }
 
-/// Says that the guest may be frozen; looks for devices until there are some. Blocks.
+/// Says that the guest may be frozen; looks for devices until there are more than it was frozen with. Blocks.
 pub fn offer() {
     wipe();
     eprintln!("{READY}");
@@ -64,13 +64,14 @@ fn free_mib() -> usize {
 }
 
 fn look(rescan: &Path, devices: &Path) -> Result<()> {
-    let found = || fs::read_dir(devices).is_ok_and(|mut entries| entries.next().is_some());
+    let count = || fs::read_dir(devices).map_or(0, Iterator::count);
+    let own = count();
     let mut options = File::options();
     let file = options
         .write(true)
         .open(rescan)
         .attempt(|| format!("open {}", rescan.display()))?;
-    while !found() {
+    while count() <= own {
         thread::sleep(REST);
         file.write_at(b"1", 0)
             .attempt(|| format!("write {}", rescan.display()))?;
@@ -89,10 +90,11 @@ mod tests {
     }
 
     #[test]
-    fn it_looks_until_there_are_devices() {
+    fn it_looks_until_there_are_more_devices() {
         let top = tempfile::tempdir().unwrap();
         let (rescan, devices) = (top.path().join("rescan"), top.path().join("devices"));
         fs::create_dir(&devices).unwrap();
+        fs::write(devices.join("virtio0"), "").unwrap();
         fs::write(&rescan, "").unwrap();
         let looking = {
             let (rescan, devices) = (rescan.clone(), devices.clone());
@@ -101,7 +103,7 @@ mod tests {
         while fs::read(&rescan).unwrap() != b"1" {
             thread::sleep(REST);
         }
-        fs::write(devices.join("virtio0"), "").unwrap();
+        fs::write(devices.join("virtio1"), "").unwrap();
         looking.join().unwrap().unwrap();
         fs::remove_dir_all(&devices).unwrap();
         assert!(look(&top.path().join("no/rescan"), &devices).is_err());

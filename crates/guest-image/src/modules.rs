@@ -13,14 +13,15 @@ use crate::compression;
 use crate::elf;
 
 /// What the guest needs beyond the kernel, most urgent first: the transports, the agent's line to the host, the
-/// container's files, what containers themselves mount, and their network.
-pub const WANTED: [&str; 6] = [
+/// container's files, what containers themselves mount, their network, and giving memory back.
+pub const WANTED: [&str; 7] = [
     "virtio_mmio",
     "virtio_pci",
     "vmw_vsock_virtio_transport",
     "virtiofs",
     "overlay",
     "virtio_net",
+    "virtio_balloon",
 ];
 
 /// No module is larger than this when expanded.

@@ -163,13 +163,23 @@ mod tests {
         let picture = svg(&[row("image", 0, 0.0, 100.0), row("a<b", 1, 100.0, 100.0)]);
         // The second half of the axis.
         let half = EDGE + NAMES + AXIS / 2.0;
-        assert!(picture.contains(&format!("x=\"{half:.1}\" y=\"45.0\" width=\"400.0\"")), "{picture}");
+        assert!(
+            picture.contains(&format!("x=\"{half:.1}\" y=\"45.0\" width=\"400.0\"")),
+            "{picture}"
+        );
         assert!(picture.contains("a&lt;b") && picture.ends_with("</svg>\n"));
     }
 
     #[test]
     fn marks_are_round_and_few() {
-        for (end, step) in [(1.0, 1.0), (10.0, 1.0), (11.0, 2.0), (50.0, 5.0), (99.0, 10.0), (600.0, 100.0)] {
+        for (end, step) in [
+            (1.0, 1.0),
+            (10.0, 1.0),
+            (11.0, 2.0),
+            (50.0, 5.0),
+            (99.0, 10.0),
+            (600.0, 100.0),
+        ] {
             assert!((tick(end) - step).abs() < f64::EPSILON, "{end}: {}", tick(end));
         }
     }

@@ -133,13 +133,7 @@ impl<'a> Made<'a> {
 
     /// Starts its process and carries it in this one to its end; the answer is its exit code. Then it is deleted, unless it is to
     /// be kept. `started` is called once it runs.
-    pub fn attend(
-        self,
-        stdio: Stdio,
-        pid_file: Option<&Path>,
-        keep: bool,
-        started: impl FnOnce(&Path),
-    ) -> Result<u8> {
+    pub fn attend(self, stdio: Stdio, pid_file: Option<&Path>, keep: bool, started: impl FnOnce(&Path)) -> Result<u8> {
         let state = self.finish(pid_file, std::process::id())?;
         let carry = Carry {
             dir: self.dir.clone(),

@@ -118,6 +118,7 @@ pub fn line(
             line.pair("-device", &device.option());
         }
     }
+    line.pair("-device", BALLOON);
     let mut params = kernel_params(accelerator);
     if beginning != Beginning::Boot {
         line.pair("-device", PORT);
@@ -139,6 +140,8 @@ pub fn line(
 /// Where devices are plugged into a copy of a frozen machine. Without a power switch, and with a kernel that leaves the port
 /// alone, a device is there as soon as it is plugged, and the guest finds it when it looks.
 const PORT: &str = "pcie-root-port,id=free,chassis=1,power_controller_present=off";
+/// Tells us which memory the guest does not use: it goes back to the host.
+const BALLOON: &str = "virtio-balloon-pci,free-page-reporting=on";
 /// Devices that fit into the port: functions of one device.
 const FUNCTIONS: usize = 8;
 
@@ -352,6 +355,7 @@ mod tests {
 -device vhost-user-fs-pci,chardev=share0,tag=ka,,ta
 -netdev tap,id=nic0,fd=14
 -device virtio-net-pci,netdev=nic0,mac=02:00:00:00:00:a0,romfile=
+-device virtio-balloon-pci,free-page-reporting=on
 -kernel /g/vmlinux
 -initrd /g/initramfs.cpio
 ";
