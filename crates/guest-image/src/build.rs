@@ -14,7 +14,8 @@ use time::format_description::well_known::Rfc3339;
 use crate::kernel::{Kernel, Source};
 use crate::manifest::{Asked, Input, Manifest, Output, SCHEMA, Stamp};
 use crate::modules::WANTED;
-use crate::store::{GuestImage, INITRAMFS, KERNEL, Lock, MANIFEST, Store};
+use crate::shelf::Lock;
+use crate::store::{GuestImage, INITRAMFS, KERNEL, MANIFEST, Store};
 use crate::{apt, bzimage, digest, elf, initramfs};
 
 /// Changes when the same inputs make another image.
@@ -131,7 +132,7 @@ fn unchanged(store: &Store, request: &Request) -> Option<GuestImage> {
 fn check_name(name: &str) -> Result<()> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     let usable = !name.is_empty() && name.len() <= 64 && name.bytes().all(fits);
-    if usable && !name.starts_with('.') && !crate::store::is_key(name) {
+    if usable && !name.starts_with('.') && !crate::shelf::is_key(name) {
         return Ok(());
     }
     let rule = "1 to 64 letters, digits, '_', '.' and '-', no '.' at the start";

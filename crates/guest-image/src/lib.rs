@@ -20,6 +20,7 @@ pub mod kernel;
 pub mod manifest;
 pub mod modules;
 pub mod options;
+mod shelf;
 pub mod store;
 
 pub use build::{Built, KernelChoice, Progress, Request, build, export};
