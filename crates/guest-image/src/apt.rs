@@ -1,7 +1,7 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
-//! Fetches the packages of one of Debian's kernels with apt, which checks their signatures. The system's own lists
-//! are used if they know the kernel; otherwise, and for other suites, a state directory of our own: nothing is
+//! Fetches the packages of one of Debian's kernels, or its source, with apt, which checks their signatures. The system's
+//! own lists are used if they know the package; otherwise, and for other suites, a state directory of our own: nothing is
 //! installed, and the system's configuration does not change.
 
 use std::fs::{self, File};
@@ -20,14 +20,14 @@ use crate::build::Progress;
 pub(crate) const CLOUD: &str = "linux-image-cloud-amd64";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const MIRROR: &str = "http://deb.debian.org/debian";
+/// A release that is known to have what we ask for, where the system's own does not.
+const KNOWN: &str = "trixie";
 /// Where the system's apt keeps its lists; it changes with `apt-get update`.
 pub(crate) const SYSTEM_LISTS: &str = "/var/lib/apt/lists";
 
 /// apt with its state, either the system's or ours.
 struct Apt<'a> {
     options: Vec<String>,
-    /// The package that depends on the current kernel.
-    package: &'a str,
     /// Where packages go.
     dir: PathBuf,
     progress: &'a dyn Progress,
@@ -46,8 +46,8 @@ pub fn fetch(package: &str, suite: Option<&str>, cache: &Path, progress: &dyn Pr
     if let Some(suite) = suite {
         return fetch_from_suite(package, suite, cache, progress);
     }
-    let apt = Apt::open(cache.join("system"), Vec::new(), package, progress)?;
-    if let Ok(names) = apt.kernel() {
+    let apt = Apt::open(cache.join("system"), Vec::new(), progress)?;
+    if let Ok(names) = apt.kernel(package) {
         return apt.download(&names);
     }
     // It may have failed because it was interrupted.
@@ -55,6 +55,28 @@ pub fn fetch(package: &str, suite: Option<&str>, cache: &Path, progress: &dyn Pr
     let suite = own_suite(&fs::read_to_string("/etc/os-release").unwrap_or_default());
     progress.step(&format!("apt's lists name no {package}; asking Debian {suite}"))?;
     fetch_from_suite(package, &suite, cache, progress)
+}
+
+/// The package of a kernel's source, in the Debian release `suite`, or else in the system's own release or one that is known
+/// to have it. It is kept in `cache`, one source for each release.
+pub fn fetch_source(package: &str, suite: Option<&str>, cache: &Path, progress: &dyn Progress) -> Result<PathBuf> {
+    let dir = |suite: &str| cache.join(suite).join("source");
+    let fetched = |apt: &Apt<'_>| {
+        let mut files = apt.download(&[package.to_owned()])?.into_iter();
+        let none = || Error::new(Kind::NotFound, format!("apt-get fetched no {package}"));
+        files.next().ok_or_else(none)
+    };
+    if suite.is_none() {
+        let apt = Apt::open(dir("system"), Vec::new(), progress)?;
+        if apt.run("apt-cache", &["show", "--no-all-versions", package]).is_ok() {
+            return fetched(&apt);
+        }
+        progress.check()?;
+        progress.step(&format!("apt's lists name no {package}; asking Debian {KNOWN}"))?;
+    }
+    let suite = suite.unwrap_or(KNOWN);
+    let options = lists_of(suite, cache, progress)?;
+    fetched(&Apt::open(dir(suite), options, progress)?)
 }
 
 /// The Debian release that an os-release file names; on anything else a release that is known to work.
@@ -68,11 +90,19 @@ fn own_suite(os_release: &str) -> String {
     match (field("ID"), field("VERSION_CODENAME")) {
         (Some("debian"), Some(suite)) => suite.to_owned(),
         (Some("debian"), None) => "sid".to_owned(),
-        _ => "trixie".to_owned(),
+        _ => KNOWN.to_owned(),
     }
 }
 
 fn fetch_from_suite(package: &str, suite: &str, cache: &Path, progress: &dyn Progress) -> Result<Vec<PathBuf>> {
+    let options = lists_of(suite, cache, progress)?;
+    let apt = Apt::open(cache.join(suite), options, progress)?;
+    let names = apt.kernel(package)?;
+    apt.download(&names)
+}
+
+/// Fetches the package lists of a Debian release; returns the options that let apt use them.
+fn lists_of(suite: &str, cache: &Path, progress: &dyn Progress) -> Result<Vec<String>> {
     if suite.is_empty() || !suite.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') {
         return Err(Error::new(
             Kind::Invalid,
@@ -103,30 +133,24 @@ fn fetch_from_suite(package: &str, suite: &str, cache: &Path, progress: &dyn Pro
         "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".into(),
         "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false".into(),
     ];
-    let apt = Apt::open(cache.join(suite), options, package, progress)?;
     progress.step(&format!("fetch the package lists of Debian {suite}"))?;
+    let apt = Apt::open(cache.join(suite), options, progress)?;
     apt.run("apt-get", &["-qq", "update"])?;
-    let names = apt.kernel()?;
-    apt.download(&names)
+    Ok(apt.options)
 }
 
 impl<'a> Apt<'a> {
-    fn open(dir: PathBuf, options: Vec<String>, package: &'a str, progress: &'a dyn Progress) -> Result<Apt<'a>> {
+    fn open(dir: PathBuf, options: Vec<String>, progress: &'a dyn Progress) -> Result<Apt<'a>> {
         fs::create_dir_all(&dir).attempt(|| format!("create directory {}", dir.display()))?;
-        Ok(Apt {
-            options,
-            package,
-            dir,
-            progress,
-        })
+        Ok(Apt { options, dir, progress })
     }
 
-    /// The names of the packages that the current kernel consists of.
-    fn kernel(&self) -> Result<Vec<String>> {
+    /// The names of the packages of the current kernel, on which `package` depends.
+    fn kernel(&self, package: &str) -> Result<Vec<String>> {
         let mut names = Vec::new();
-        let mut pending = vec![self.package.to_owned()];
-        while let Some(package) = pending.pop() {
-            for name in concrete(&self.run("apt-cache", &["depends", "--important", &package])?) {
+        let mut pending = vec![package.to_owned()];
+        while let Some(next) = pending.pop() {
+            for name in concrete(&self.run("apt-cache", &["depends", "--important", &next])?) {
                 if !names.contains(&name) {
                     names.push(name.clone());
                     pending.push(name);
@@ -134,10 +158,7 @@ impl<'a> Apt<'a> {
             }
         }
         if names.is_empty() {
-            return Err(Error::new(
-                Kind::NotFound,
-                format!("{} depends on no kernel", self.package),
-            ));
+            return Err(Error::new(Kind::NotFound, format!("{package} depends on no kernel")));
         }
         names.sort();
         Ok(names)
@@ -187,7 +208,7 @@ impl<'a> Apt<'a> {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = match command.spawn() {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                let hint = "give a kernel package, or a kernel and its modules directory, with --kernel";
+                let hint = "give files on disk (--kernel with --modules; --source)";
                 return Err(Error::new(Kind::NotFound, format!("{program} is not installed: {hint}")).because(e));
             }
             other => Owned(other.attempt(tried)?),
