@@ -16,7 +16,7 @@ use crate::manifest::{Asked, Input, Manifest, Output, SCHEMA, Stamp};
 use crate::modules::WANTED;
 use crate::shelf::Lock;
 use crate::store::{GuestImage, INITRAMFS, KERNEL, MANIFEST, Store};
-use crate::{apt, bzimage, digest, elf, initramfs};
+use crate::{apt, bzimage, digest, elf, initramfs, own};
 
 /// Changes when the same inputs make another image.
 const LAYOUT: &str = "kata guest image 2";
@@ -52,6 +52,9 @@ pub trait Progress {
 
     /// Asked often during long steps. An error ends the build.
     fn check(&self) -> Result<()>;
+
+    /// How far a long step is: shown where it can be overwritten.
+    fn detail(&self, _what: &str) {}
 }
 
 /// What a build did.
@@ -132,10 +135,10 @@ fn unchanged(store: &Store, request: &Request) -> Option<GuestImage> {
 fn check_name(name: &str) -> Result<()> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     let usable = !name.is_empty() && name.len() <= 64 && name.bytes().all(fits);
-    if usable && !name.starts_with('.') && !crate::shelf::is_key(name) {
+    if usable && !name.starts_with('.') && !crate::shelf::is_key(name) && name != own::DIR {
         return Ok(());
     }
-    let rule = "1 to 64 letters, digits, '_', '.' and '-', no '.' at the start";
+    let rule = "1 to 64 letters, digits, '_', '.' and '-', no '.' at the start, no key, and not \"kernels\"";
     Err(Error::new(
         Kind::Invalid,
         format!("{name:?} is no name for a guest image: {rule}"),
@@ -147,6 +150,7 @@ impl KernelChoice {
         match self {
             KernelChoice::Auto => "auto".into(),
             KernelChoice::Suite(suite) => suite.clone(),
+            KernelChoice::Given(Source::Own(dir)) => dir.display().to_string(),
             KernelChoice::Given(Source::Packages(paths)) => {
                 let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
                 paths.join(" ")
@@ -163,6 +167,7 @@ impl KernelChoice {
             KernelChoice::Given(source) => {
                 let seen = match source {
                     Source::Packages(paths) => paths.clone(),
+                    Source::Own(dir) => vec![dir.join(MANIFEST)],
                     Source::Tree { image, modules, .. } => vec![image.clone(), modules.clone()],
                 };
                 Ok((source.clone(), seen))

@@ -1,7 +1,7 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
-//! Where a kernel comes from: one that is installed, Debian packages, or files that the user names. All of them
-//! become the same thing: an image, its configuration and its modules.
+//! Where a kernel comes from: one that is installed, Debian packages, one that we compiled, or files that the user names.
+//! All of them become the same thing: an image, its configuration and its modules.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -13,6 +13,7 @@ use base::{Context, Error, Kind, Result};
 use crate::deb::{self, Package};
 use crate::manifest::Input;
 use crate::modules::{Modules, WANTED};
+use crate::own::OwnKernel;
 use crate::{bzimage, digest, options};
 
 /// Older kernels lack what the agent expects (virtio-fs submounts, cgroup v2 features).
@@ -23,6 +24,8 @@ const OLDEST: [u64; 2] = [6, 1];
 pub enum Source {
     /// Package files that hold, together, one kernel.
     Packages(Vec<PathBuf>),
+    /// A directory with a kernel that we compiled.
+    Own(PathBuf),
     /// Files on disk.
     Tree {
         /// A bzImage or an ELF kernel.
@@ -98,6 +101,10 @@ impl Source {
     pub(crate) fn inputs(&self) -> Result<Vec<Input>> {
         match self {
             Source::Packages(paths) => paths.iter().map(|path| Input::of_file(path)).collect(),
+            Source::Own(dir) => {
+                let files = OwnKernel::at(dir.clone())?.files();
+                files.iter().map(|path| Input::of_file(path)).collect()
+            }
             Source::Tree { image, modules, config } => {
                 let mut inputs = vec![Input::of_file(image)?];
                 if let Some(config) = config {
@@ -119,6 +126,7 @@ impl Source {
     pub fn load(&self) -> Result<Kernel> {
         match self {
             Source::Packages(paths) => Kernel::of_packages(paths),
+            Source::Own(dir) => OwnKernel::at(dir.clone())?.load(),
             Source::Tree { image, modules, config } => {
                 let bytes = fs::read(image).attempt(|| format!("read kernel {}", image.display()))?;
                 let named = modules.file_name().and_then(OsStr::to_str).map(str::to_owned);
@@ -268,7 +276,7 @@ mod tests {
             .iter()
             .map(|source| match source {
                 Source::Tree { modules, .. } => modules.file_name().unwrap().to_str().unwrap().to_owned(),
-                Source::Packages(_) => unreachable!(),
+                Source::Packages(_) | Source::Own(_) => unreachable!(),
             })
             .collect();
         assert_eq!(

@@ -20,10 +20,12 @@ pub mod kernel;
 pub mod manifest;
 pub mod modules;
 pub mod options;
+pub mod own;
 mod shelf;
 pub mod store;
 
 pub use build::{Built, KernelChoice, Progress, Request, build, export};
 pub use kernel::Source;
 pub use manifest::Manifest;
+pub use own::{Kernels, OwnKernel};
 pub use store::{GuestImage, Store};

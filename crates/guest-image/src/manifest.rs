@@ -127,13 +127,13 @@ impl Output {
     }
 
     /// Checks that the file in `dir` is still the one that was written: by size and time, and by content only if the
-    /// time differs or `thorough`.
-    pub(crate) fn check(&self, dir: &Path, thorough: bool) -> Result<()> {
+    /// time differs or `thorough`. What `command` made it makes it anew.
+    pub(crate) fn check(&self, dir: &Path, thorough: bool, command: &str) -> Result<()> {
         let path = dir.join(&self.name);
         let meta = fs::metadata(&path).attempt(|| format!("look at {}", path.display()))?;
         let damaged = |how: &str| {
-            let hint = "run `kata guest build --force`";
-            Error::new(Kind::Invalid, format!("{} is damaged ({how}): {hint}", path.display()))
+            let reason = format!("{} is damaged ({how}): run `{command} --force`", path.display());
+            Error::new(Kind::Invalid, reason)
         };
         if meta.size() != self.size {
             return Err(damaged(&format!("{} bytes instead of {}", meta.size(), self.size)));

@@ -45,11 +45,16 @@ const REQUIRED: [(&str, &str); 36] = [
 
 /// The required options that `config` lacks, each as `CONFIG_X (what for)`.
 pub fn missing(config: &str) -> Vec<String> {
+    missing_of(&REQUIRED, config)
+}
+
+/// Those of `required` that `config` lacks or has as modules.
+pub fn missing_of(required: &[(&str, &str)], config: &str) -> Vec<String> {
     let set: std::collections::BTreeSet<&str> = config
         .lines()
         .filter_map(|line| line.trim_end().strip_prefix("CONFIG_")?.strip_suffix("=y"))
         .collect();
-    REQUIRED
+    required
         .iter()
         .filter(|(option, _)| !set.contains(option))
         .map(|(option, reason)| format!("CONFIG_{option} ({reason})"))

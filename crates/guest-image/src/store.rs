@@ -16,6 +16,7 @@ pub(crate) const KERNEL: &str = "vmlinux";
 pub(crate) const INITRAMFS: &str = "initramfs.cpio";
 /// What an image was made of.
 pub(crate) const MANIFEST: &str = "manifest.json";
+const COMMAND: &str = "kata guest build";
 
 /// A directory of guest images.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +51,7 @@ impl GuestImage {
     /// Checks that the files are those that were built; `thorough` reads all of them, otherwise sizes and times do.
     pub fn check(&self, thorough: bool) -> Result<()> {
         for output in &self.manifest.outputs {
-            output.check(&self.dir, thorough)?;
+            output.check(&self.dir, thorough, COMMAND)?;
         }
         Ok(())
     }
@@ -66,7 +67,7 @@ impl Store {
     /// A store elsewhere.
     pub fn at(dir: impl Into<PathBuf>) -> Store {
         Store {
-            shelf: Shelf::at(dir.into(), "guest image", "kata guest build"),
+            shelf: Shelf::at(dir.into(), "guest image", COMMAND),
         }
     }
 

@@ -159,6 +159,7 @@ fn installed_kernels() -> Vec<PathBuf> {
     let image = |source| match source {
         Source::Tree { image, .. } => Some(image),
         Source::Packages(files) => files.into_iter().next(),
+        Source::Own(dir) => Some(dir),
     };
     Source::installed(Path::new("/"))
         .into_iter()
