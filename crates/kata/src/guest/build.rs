@@ -2,25 +2,23 @@
 
 //! `kata guest build`.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use base::{Context, Error, Kind, Result};
 use clap::Args;
-use guest_image::{KernelChoice, Progress, Request, Source, Store};
-use indicatif::{ProgressBar, ProgressStyle};
-use tokio::signal::unix::{SignalKind, signal};
+use guest_image::{KernelChoice, Kernels, Request, Source, Store};
 
 use super::agent;
+use super::progress::interruptible;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Where the kernel comes from: `auto` (an installed one that fits, else the distribution's cloud kernel by apt), a
-    /// Debian release (`trixie`), a kernel package (`.deb`; repeat the option if it is split), or a vmlinuz or vmlinux
-    #[arg(long, default_value = "auto", value_name = "auto|SUITE|DEB|VMLINUZ")]
+    /// Where the kernel comes from: `auto` (an installed one that fits, else the distribution's cloud kernel by apt), `own`
+    /// (the last one that `kata guest kernel` made; `own:KEY` another one), a Debian release (`trixie`), a kernel package
+    /// (`.deb`; repeat the option if it is split), a directory that `kata guest kernel --output` wrote, or a vmlinuz or
+    /// vmlinux
+    #[arg(long, default_value = "auto", value_name = "auto|own|SUITE|DEB|DIR|VMLINUZ")]
     kernel: Vec<PathBuf>,
     /// The modules of a kernel that is given as a file: its /lib/modules/RELEASE
     #[arg(long, value_name = "DIR")]
@@ -46,7 +44,7 @@ pub fn run(store: &Store, arguments: Arguments) -> Result<()> {
         None => agent::find()?,
     };
     let request = Request {
-        kernel: choose(&arguments.kernel, arguments.modules.as_deref())?,
+        kernel: choose(store, &arguments.kernel, arguments.modules.as_deref())?,
         agent: absolute(&agent)?,
         name: arguments.name,
         force: arguments.force,
@@ -63,7 +61,7 @@ pub fn run(store: &Store, arguments: Arguments) -> Result<()> {
         image.dir.display(),
         image.manifest.release,
         image.manifest.modules.len(),
-        super::list::mebibytes(&image.manifest),
+        super::list::mebibytes(&image.manifest.outputs),
         started.elapsed().as_secs_f64(),
     );
     Ok(())
@@ -73,14 +71,14 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).attempt(|| format!("find {}", path.display()))
 }
 
-fn choose(kernel: &[PathBuf], modules: Option<&Path>) -> Result<KernelChoice> {
+fn choose(store: &Store, kernel: &[PathBuf], modules: Option<&Path>) -> Result<KernelChoice> {
     let invalid = |what: String| Err(Error::new(Kind::Invalid, what));
     let are_packages = kernel
         .iter()
         .all(|path| path.extension().is_some_and(|extension| extension == "deb"));
     let first = kernel.first().cloned().unwrap_or_default();
     if let Some(modules) = modules {
-        if kernel.len() != 1 || are_packages || first == Path::new("auto") {
+        if kernel.len() != 1 || are_packages || first == Path::new("auto") || first.is_dir() {
             return invalid("--modules goes with one --kernel that is a vmlinuz or vmlinux".into());
         }
         let source = Source::tree(absolute(&first)?, absolute(modules)?, Path::new("/"));
@@ -92,75 +90,16 @@ fn choose(kernel: &[PathBuf], modules: Option<&Path>) -> Result<KernelChoice> {
     }
     match (kernel.len(), first.to_str()) {
         (1, Some("auto")) => Ok(KernelChoice::Auto),
+        (1, _) if first.is_dir() => Ok(KernelChoice::Given(Source::Own(absolute(&first)?))),
+        (1, Some(own)) if own == "own" || own.starts_with("own:") => {
+            let kernel = Kernels::of(store).find(own.strip_prefix("own:"))?;
+            Ok(KernelChoice::Given(Source::Own(kernel.dir)))
+        }
         (1, Some(suite)) if suite.bytes().all(|byte| byte.is_ascii_lowercase()) && !first.exists() => {
             Ok(KernelChoice::Suite(suite.to_owned()))
         }
         (1, _) => invalid(format!("kernel {} needs --modules DIR", first.display())),
         _ => invalid("several --kernel must all be .deb files".into()),
-    }
-}
-
-/// Runs `work` on a thread of its own, which an interrupt asks to stop: its guards undo what is half done.
-fn interruptible<T: Send + 'static>(work: impl FnOnce(&Steps) -> Result<T> + Send + 'static) -> Result<T> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()
-        .attempt(|| "start a runtime".into())?;
-    runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt()).attempt(|| "watch for SIGINT".into())?;
-        let mut terminate = signal(SignalKind::terminate()).attempt(|| "watch for SIGTERM".into())?;
-        let steps = Steps::new(Arc::clone(&stop));
-        let mut work = tokio::task::spawn_blocking(move || work(&steps));
-        let done = tokio::select! {
-            done = &mut work => done,
-            _ = interrupt.recv() => { stop.store(true, Ordering::Relaxed); work.await }
-            _ = terminate.recv() => { stop.store(true, Ordering::Relaxed); work.await }
-        };
-        done.context(Kind::Bug, || "build the guest image".into())?
-    })
-}
-
-/// Shows steps: one moving line on a terminal, plain lines elsewhere.
-struct Steps {
-    bar: Option<ProgressBar>,
-    stop: Arc<AtomicBool>,
-}
-
-impl Steps {
-    fn new(stop: Arc<AtomicBool>) -> Steps {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{spinner} {msg} [{elapsed}]");
-            let bar = ProgressBar::new_spinner();
-            bar.enable_steady_tick(Duration::from_millis(100));
-            style.map_or(bar.clone(), |style| bar.with_style(style))
-        });
-        Steps { bar, stop }
-    }
-}
-
-impl Drop for Steps {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-impl Progress for Steps {
-    fn step(&self, what: &str) -> Result<()> {
-        match &self.bar {
-            Some(bar) => bar.set_message(what.to_owned()),
-            None => eprintln!("{what}"),
-        }
-        self.check()
-    }
-
-    fn check(&self) -> Result<()> {
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(Error::new(Kind::State, "interrupted, nothing was changed"));
-        }
-        Ok(())
     }
 }
 
@@ -170,7 +109,7 @@ mod tests {
 
     fn choice(kernel: &[&str], modules: Option<&str>) -> Result<KernelChoice> {
         let kernel: Vec<PathBuf> = kernel.iter().map(PathBuf::from).collect();
-        choose(&kernel, modules.map(Path::new))
+        choose(&Store::at("/nowhere"), &kernel, modules.map(Path::new))
     }
 
     #[test]
@@ -182,6 +121,8 @@ mod tests {
             given,
             KernelChoice::Given(Source::Packages(vec!["/a.deb".into(), "/b.deb".into()]))
         );
+        let dir = KernelChoice::Given(Source::Own("/".into()));
+        assert_eq!(choice(&["/"], None).unwrap(), dir);
         assert!(matches!(
             choice(&["/boot/vmlinuz-1"], Some("/lib/modules/1")).unwrap(),
             KernelChoice::Given(Source::Tree { .. })
@@ -199,5 +140,10 @@ mod tests {
         assert!(choice(&["auto"], Some("/lib/modules/1")).is_err());
         assert!(choice(&["/a.deb"], Some("/lib/modules/1")).is_err());
         assert!(choice(&["/a.deb", "auto"], None).is_err());
+        assert!(choice(&["/"], Some("/lib/modules/1")).is_err());
+        for own in ["own", "own:12ab"] {
+            let error = choice(&[own], None).unwrap_err().chain();
+            assert!(error.contains("run `kata guest kernel`"), "{error}");
+        }
     }
 }

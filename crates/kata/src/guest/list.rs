@@ -3,12 +3,13 @@
 //! `kata guest ls` and `kata guest inspect`.
 
 use base::{Context, Kind, Result};
-use guest_image::{Manifest, Store};
+use guest_image::Store;
+use guest_image::manifest::Output;
 
-/// The size of an image.
+/// The size of an image, or of a kernel.
 #[expect(clippy::cast_precision_loss, reason = "it is shown with one digit")]
-pub fn mebibytes(manifest: &Manifest) -> f64 {
-    let bytes: u64 = manifest.outputs.iter().map(|output| output.size).sum();
+pub fn mebibytes(outputs: &[Output]) -> f64 {
+    let bytes: u64 = outputs.iter().map(|output| output.size).sum();
     bytes as f64 / f64::from(1 << 20)
 }
 
@@ -39,7 +40,7 @@ pub fn run(store: &Store, json: bool) -> Result<()> {
             manifest.key.get(..12).unwrap_or(&manifest.key),
             names.join(","),
             manifest.release,
-            mebibytes(manifest),
+            mebibytes(&manifest.outputs),
             manifest.created.get(..19).unwrap_or(&manifest.created),
         );
     }

@@ -1,10 +1,12 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
-//! `kata guest`: builds, lists, shows and removes guest images. What an image is, the crate `guest-image` knows.
+//! `kata guest`: builds, lists, shows and removes guest images and their kernels. What an image is, the crate `guest-image` knows.
 
 mod agent;
 mod build;
+mod kernel;
 mod list;
+mod progress;
 mod sys;
 mod template;
 
@@ -13,7 +15,7 @@ use std::process::ExitCode;
 
 use base::Result;
 use clap::{Parser, Subcommand};
-use guest_image::Store;
+use guest_image::{Kernels, Store};
 
 /// Guest images: the kernel and the initramfs that every sandbox boots
 #[derive(Debug, Parser)]
@@ -27,8 +29,13 @@ struct Arguments {
 enum Command {
     /// Build an image, unless it is there already
     Build(build::Arguments),
+    /// Compile a kernel for guests that is smaller and boots faster than the distribution's
+    Kernel(kernel::Arguments),
     /// List images
     Ls {
+        /// List the kernels that were compiled instead
+        #[arg(long)]
+        kernels: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -41,6 +48,9 @@ enum Command {
         /// A name, a key, or the start of a key
         #[arg(default_value = guest_image::store::DEFAULT)]
         image: String,
+        /// Print that of a kernel that was compiled instead
+        #[arg(long)]
+        kernel: bool,
         /// Compare every file with its hash
         #[arg(long)]
         verify: bool,
@@ -53,6 +63,9 @@ enum Command {
         /// Remove every image
         #[arg(long, conflicts_with = "images")]
         all: bool,
+        /// Remove kernels that were compiled instead; images made of them stay
+        #[arg(long)]
+        kernel: bool,
     },
 }
 
@@ -81,13 +94,22 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Build(arguments) => build::run(&store, arguments),
         Command::Template(command) => template::run(command),
-        Command::Ls { json } => list::run(&store, json),
-        Command::Inspect { image, verify } => list::inspect(&store, &image, verify),
-        Command::Rm { all: true, .. } => {
-            let count = store.remove_all()?;
-            println!("removed {count} images");
-            Ok(())
-        }
-        Command::Rm { images, .. } => images.iter().try_for_each(|image| store.remove(image)),
+        Command::Kernel(arguments) => kernel::run(&store, arguments),
+        Command::Ls { json, kernels: true } => kernel::list(&store, json),
+        Command::Ls { json, .. } => list::run(&store, json),
+        Command::Inspect { image, verify, kernel } if kernel => kernel::inspect(&store, &image, verify),
+        Command::Inspect { image, verify, .. } => list::inspect(&store, &image, verify),
+        Command::Rm { all, images, kernel } => remove(&store, all, &images, kernel),
     }
+}
+
+fn remove(store: &Store, all: bool, names: &[String], kernel: bool) -> Result<()> {
+    let kernels = Kernels::of(store);
+    match (all, kernel) {
+        (true, true) => println!("removed {} kernels", kernels.remove_all()?),
+        (true, false) => println!("removed {} images", store.remove_all()?),
+        (false, true) => names.iter().try_for_each(|name| kernels.remove(name))?,
+        (false, false) => names.iter().try_for_each(|name| store.remove(name))?,
+    }
+    Ok(())
 }
