@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use libtest_mimic::Trial;
-use serde_json::json;
-use vm_tests::{World, ours};
+use serde_json::{Value, json};
+use vm_tests::{Verdict, World, ours};
 
 pub fn cases() -> Vec<Trial> {
     vec![
@@ -40,6 +40,11 @@ pub fn cases() -> Vec<Trial> {
             assert!(!outcome.stderr.trim().is_empty());
         }),
         ours("boot::missing_module", |w| {
+            let manifest = fs::read(image().join("manifest.json")).expect("the guest image's manifest");
+            let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
+            if manifest["modules"].as_array().is_some_and(Vec::is_empty) {
+                return Verdict::Skipped("the guest's kernel has no modules".into());
+            }
             // Same length, so that the archive stays whole: the module's file, whose name ends with NUL there, has another one.
             let mut archive = fs::read(image().join("initramfs.cpio")).expect("the guest image's initramfs");
             let name = b"virtiofs.ko\0";
@@ -51,6 +56,7 @@ pub fn cases() -> Vec<Trial> {
             let broken = w.dir().join("initramfs.cpio");
             fs::write(&broken, archive).expect("write");
             fails(w, "initrd", &broken, &["kata-agent", "virtiofs"]);
+            Verdict::Held
         }),
     ]
 }

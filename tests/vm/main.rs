@@ -6,6 +6,7 @@ mod boot;
 mod crash;
 mod files;
 mod input;
+mod kernel;
 mod lifecycle;
 mod limits;
 mod mounts;
@@ -28,7 +29,7 @@ fn main() {
     }
     // A machine per core: more only makes each one slower under software emulation.
     args.test_threads = args.test_threads.or(Some(2));
-    let groups: [fn() -> Vec<Trial>; 15] = [
+    let groups: [fn() -> Vec<Trial>; 16] = [
         lifecycle::cases,
         process::cases,
         mounts::cases,
@@ -44,6 +45,7 @@ fn main() {
         template::cases,
         template_crash::cases,
         scale::cases,
+        kernel::cases,
     ];
     // A failed assertion is reported by the runner, not by the panic hook of its thread.
     std::panic::set_hook(Box::new(|_| {}));
