@@ -83,7 +83,7 @@ fn contents(w: &World) {
                   ls /proc/sys/net/netfilter/nf_conntrack_max /proc/sys/vm/nr_hugepages /proc/sys/fs/mqueue/msg_max \
                   /proc/sys/kernel/io_uring_disabled /proc/sys/vm/unprivileged_userfaultfd /proc/sys/fs/aio-max-nr \
                   /proc/sys/fs/fanotify/max_user_groups /proc/sys/net/core/bpf_jit_enable; ls /proc/self/ns; \
-                  for kind in veth bridge dummy; do ip link add $kind type $kind && echo made $kind; done; \
+                  for kind in veth bridge; do ip link add $kind type $kind && echo made $kind; done; \
                   grep Seccomp_filters: /proc/self/status; \
                   busybox zcat /proc/config.gz | grep -c =m; echo end";
     let mut bundle = w.bundle("c", script);
@@ -110,7 +110,7 @@ fn contents(w: &World) {
     assert!(booted(&state));
     let words = "-kata|cpuset|cpu |io |memory |hugetlb|pids|overlay|ext4|erofs|virtiofs|fuse|mqueue|hugetlbfs|no modules|ipv6|\
                  nf_conntrack_max|nr_hugepages|msg_max|io_uring_disabled|unprivileged_userfaultfd|aio-max-nr|max_user_groups|\
-                 bpf_jit_enable|cgroup|ipc|mnt|net|pid|time|user|uts|made veth|made bridge|made dummy|Seccomp_filters:\t1|\n0\nend";
+                 bpf_jit_enable|cgroup|ipc|mnt|net|pid|time|user|uts|made veth|made bridge|Seccomp_filters:\t1|\n0\nend";
     for word in words.split('|') {
         assert!(text.contains(word), "{word:?} is missing in: {text}");
     }

@@ -216,7 +216,7 @@ fn a_damaged_kernel_is_made_anew() {
 fn what_the_kernels_rules_refuse_is_named_before_anything_is_compiled() {
     let place = Place::new();
     // This kernel has other ideas, and does not know one option of ours.
-    let rules = "\tsed -e s/CONFIG_OVERLAY_FS=y/CONFIG_OVERLAY_FS=m/ -e /CONFIG_PSI=/d -e /CONFIG_DUMMY=/d -e /TYPO/d $(KCONFIG_ALLCONFIG) > $(O)/.config";
+    let rules = "\tsed -e s/CONFIG_OVERLAY_FS=y/CONFIG_OVERLAY_FS=m/ -e /CONFIG_PSI=/d -e /CONFIG_VETH=/d -e /TYPO/d $(KCONFIG_ALLCONFIG) > $(O)/.config";
     place.makefile(&MAKEFILE.replace("\tcp $(KCONFIG_ALLCONFIG) $(O)/.config", rules));
     let kconfig = fs::read_to_string(place.tree().join("Kconfig")).unwrap();
     fs::write(place.tree().join("Kconfig"), kconfig.replace("config PSI\n", "")).unwrap();
@@ -225,7 +225,7 @@ fn what_the_kernels_rules_refuse_is_named_before_anything_is_compiled() {
     for words in [
         "CONFIG_OVERLAY_FS=y (kata.config:",
         "is m",
-        "CONFIG_DUMMY=y",
+        "CONFIG_VETH=y",
         "is off",
         "CONFIG_TYPO (my.config:1) does not exist",
     ] {

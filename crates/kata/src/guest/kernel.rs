@@ -17,9 +17,9 @@ use serde_json::json;
 use super::list::mebibytes;
 use super::progress::interruptible;
 
-/// Compiles a kernel for guests out of the source of a distribution's kernel.
+/// Compile a kernel for guests that is smaller and boots faster than the distribution's
 ///
-/// Its configuration has all that containers may ask for and nothing that only hardware has, all of it built in: it is smaller
+/// It is made of the source of a distribution's kernel. Its configuration has all that containers may ask for and nothing that only hardware has, all of it built in: it is smaller
 /// than the distribution's kernel, and boots in a fraction of the time. The same source, fragments and compiler make the same
 /// kernel, byte by byte. It takes some ten minutes of two processors, 4 GiB of disk in /var/cache/kata (or $KATA_CACHE_DIR)
 /// while it runs, and gcc, make, flex, bison, bc and libelf-dev.

@@ -29,7 +29,6 @@ struct Arguments {
 enum Command {
     /// Build an image, unless it is there already
     Build(build::Arguments),
-    /// Compile a kernel for guests that is smaller and boots faster than the distribution's
     Kernel(kernel::Arguments),
     /// List images
     Ls {
