@@ -19,10 +19,11 @@ use super::progress::interruptible;
 
 /// Compile a kernel for guests that is smaller and boots faster than the distribution's
 ///
-/// It is made of the source of a distribution's kernel. Its configuration has all that containers may ask for and nothing that only hardware has, all of it built in: it is smaller
-/// than the distribution's kernel, and an emulated machine boots it in half of the time. The same source, fragments and compiler make the same
-/// kernel, byte by byte. It takes some ten minutes of two processors, 4 GiB of disk in /var/cache/kata (or $KATA_CACHE_DIR)
-/// while it runs, and gcc, make, flex, bison, bc and libelf-dev.
+/// It is made of the source of a distribution's kernel. Its configuration has all that containers may ask for and
+/// nothing that only hardware has, all of it built in: it is smaller than the distribution's kernel, and an emulated
+/// machine boots it in half of the time. The same source, fragments and compiler make the same kernel, byte by byte. It
+/// takes some ten minutes of two processors, 4 GiB of disk in /var/cache/kata (or $KATA_CACHE_DIR) while it runs, and
+/// gcc, make, flex, bison, bc and libelf-dev.
 ///
 /// The kernel goes into the guest store. `kata guest build --kernel own` makes a guest image of it; `kata guest build` goes
 /// back to the distribution's kernel. Nobody but you looks after its security updates: run the command again when the
