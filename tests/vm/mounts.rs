@@ -3,6 +3,7 @@
 //! Mounts, devices and what hides parts of the file system.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use libtest_mimic::Trial;
 use serde_json::json;
@@ -15,6 +16,15 @@ pub fn cases() -> Vec<Trial> {
         both("mounts::bind_read_only", bind_read_only),
         both("mounts::recursive_bind_has_its_submounts", recursive_bind),
         both("mounts::tmpfs_size_and_mode", tmpfs),
+        both("mounts::tmpfs_has_the_mode_of_what_it_hides", |w| {
+            let mut bundle = w.bundle("c", "stat -c %a /fresh /hidden");
+            let hidden = bundle.rootfs().join("hidden");
+            fs::create_dir(&hidden).expect("make a directory");
+            fs::set_permissions(&hidden, fs::Permissions::from_mode(0o750)).expect("chmod");
+            bundle.mount("/fresh", "tmpfs", "tmpfs", &[]);
+            bundle.mount("/hidden", "tmpfs", "tmpfs", &[]);
+            assert_eq!(w.run_with("c", &bundle, b"").exits(0).text(), "1777\n750");
+        }),
         both("mounts::read_only_root", read_only_root),
         both("mounts::masked_and_read_only_paths", masked_and_read_only_paths),
         both("mounts::default_devices", default_devices),

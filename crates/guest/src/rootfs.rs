@@ -107,10 +107,14 @@ impl Laid {
     fn mount(&self, mount: &Mount, bind: Option<(Tree, bool)>, spec: &Spec, cgroup: &Path) -> Result<()> {
         let options = Options::parse(mount.options().as_deref().unwrap_or_default())?;
         let is_dir = bind.as_ref().is_none_or(|(_, dir)| *dir);
-        let target = self.make(mount.destination(), is_dir)?;
+        let hidden = self.look(mount.destination())?;
+        let target = match &hidden {
+            Some(there) => there.try_clone().attempt(|| "duplicate a descriptor".into())?,
+            None => self.make(mount.destination(), is_dir)?,
+        };
         let tree = match bind {
             Some((tree, _)) => tree,
-            None => self.file_system(mount, &options, target.as_fd(), spec, cgroup)?,
+            None => self.file_system(mount, &options, hidden.as_ref(), spec, cgroup)?,
         };
         if options.copy_up {
             device::copy_up(target.as_fd(), tree.as_fd())?;
@@ -126,7 +130,7 @@ impl Laid {
         &self,
         mount: &Mount,
         options: &Options,
-        target: BorrowedFd<'_>,
+        hidden: Option<&OwnedFd>,
         spec: &Spec,
         cgroup: &Path,
     ) -> Result<Tree> {
@@ -140,9 +144,12 @@ impl Laid {
         match kind {
             // Only version 2 is there; what the options say is about version 1.
             "cgroup" | "cgroup2" => return self.cgroup(set, spec, cgroup),
+            // That of the directory which it hides, as with runc; everybody may write to one that hides none.
             "tmpfs" if !data.iter().any(|option| option.starts_with("mode=")) => {
-                let stat = fstat(target).attempt(|| "look at the mount point".into())?;
-                data.push(format!("mode={:o}", stat.st_mode & 0o7777));
+                if let Some(hidden) = hidden {
+                    let stat = fstat(hidden).attempt(|| "look at the mount point".into())?;
+                    data.push(format!("mode={:o}", stat.st_mode & 0o7777));
+                }
             }
             "sysfs" => match Tree::new(kind, source, &data, set) {
                 // A user namespace gets its own sysfs only with a network of its own, which is the guest's here.
