@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use api::task::api::{StateRequest, StateResponse};
 use base::{Context, Error, Kind, Result};
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -26,11 +26,11 @@ use crate::link::{Link, TASK};
 /// A container's files, to be entered.
 #[derive(Debug)]
 pub struct View {
-    /// Of the monitor.
-    mounts: File,
-    /// In it.
+    /// `/proc/<pid>` of the monitor.
+    monitor: File,
+    /// For the monitor.
     rootfs: PathBuf,
-    /// Where each volume is in it, and in the container.
+    /// Where each volume is for the monitor, and in the container.
     volumes: Vec<(PathBuf, PathBuf)>,
 }
 
@@ -39,8 +39,8 @@ impl View {
     pub fn find(dir: &Path, id: &str) -> Result<View> {
         let mut link = Link::open(dir)?;
         let monitor = getsockopt(&link.as_fd(), PeerCredentials).attempt(|| "look who the monitor is".into())?;
-        let path = format!("/proc/{}/ns/mnt", monitor.pid());
-        let mounts = File::open(&path).attempt(|| format!("open {path}"))?;
+        let path = format!("/proc/{}", monitor.pid());
+        let monitor = File::open(&path).attempt(|| format!("open {path}"))?;
         let request = StateRequest {
             id: id.to_owned(),
             ..StateRequest::default()
@@ -49,7 +49,7 @@ impl View {
         let bundle = Bundle::open(Path::new(&state.bundle))?;
         let places = share::places(dir, id, &bundle);
         Ok(View {
-            mounts,
+            monitor,
             rootfs: places.rootfs,
             volumes: places.volumes,
         })
@@ -58,14 +58,25 @@ impl View {
     /// Makes it our own mount namespace; descriptors that are open stay. There must be one thread.
     pub fn enter(self) -> Result<()> {
         let none = None::<&str>;
-        setns(&self.mounts, CloneFlags::CLONE_NEWNS).attempt(|| "enter the monitor's mount namespace".into())?;
+        let what = || "enter the monitor's mount namespace".to_owned();
+        let mounts = openat(
+            &self.monitor,
+            "ns/mnt",
+            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        );
+        setns(mounts.attempt(what)?, CloneFlags::CLONE_NEWNS).attempt(what)?;
+        // We are at the root of the namespace now: where that of the monitor is, it may have been started in another (chroot).
+        let base = PathBuf::from(readlinkat(&self.monitor, "root").attempt(what)?);
+        let found = |path: &Path| base.join(path.strip_prefix("/").unwrap_or(path));
         unshare(CloneFlags::CLONE_NEWNS).attempt(|| "leave it again".into())?;
         mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none).attempt(|| "keep mounts to us".into())?;
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let what = || format!("enter {}", self.rootfs.display());
-        let root = open(&self.rootfs, flags, Mode::empty()).attempt(what)?;
+        let rootfs = found(&self.rootfs);
+        let what = || format!("enter {}", rootfs.display());
+        let root = open(&rootfs, flags, Mode::empty()).attempt(what)?;
         for (volume, target) in &self.volumes {
-            place(root.as_fd(), volume, target).attempt(|| format!("show the volume {}", target.display()))?;
+            place(root.as_fd(), &found(volume), target).attempt(|| format!("show the volume {}", target.display()))?;
         }
         fchdir(&root).attempt(what)?;
         pivot_root(".", ".").attempt(what)?;
