@@ -8,6 +8,7 @@ mod doctor;
 mod guest;
 mod link;
 mod monitor;
+mod pages;
 mod porcelain;
 mod runtime;
 mod shim;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         "shim" => shim::main(rest),
         "guest" => guest::main(rest),
         "doctor" => doctor::main(rest),
+        "pages" => pages::main(rest),
         _ => porcelain::main(&args),
     }
 }

@@ -24,6 +24,11 @@ struct Options {
     json: bool,
 }
 
+/// The definition of the command line.
+pub fn command() -> clap::Command {
+    <Options as clap::CommandFactory>::command()
+}
+
 /// `args` without the program's name and the role's word.
 pub fn main(args: &[OsString]) -> ExitCode {
     let program = OsString::from("kata doctor");

@@ -68,6 +68,11 @@ enum Command {
     },
 }
 
+/// The definition of the command line.
+pub fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
+}
+
 /// `args` without the program's name and the role's word.
 pub fn main(args: &[OsString]) -> ExitCode {
     let name = OsString::from("kata guest");

@@ -111,6 +111,11 @@ impl Here {
     }
 }
 
+/// The definition of the command line.
+pub fn command() -> clap::Command {
+    <Line as clap::CommandFactory>::command()
+}
+
 /// `args` without the program's name.
 pub fn main(args: &[OsString]) -> ExitCode {
     shim::sys::keep_descriptors_to_ourselves();
@@ -142,7 +147,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
 
 fn act(line: Line) -> Result<u8, Failure> {
     let Some(verb) = line.verb else {
-        let help = <Line as clap::CommandFactory>::command().render_long_help();
+        let help = command().render_long_help();
         print(&help.to_string())?;
         return Ok(0);
     };

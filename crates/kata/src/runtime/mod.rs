@@ -40,6 +40,11 @@ pub struct Globals {
     pub log: Log,
 }
 
+/// The definition of the command line.
+pub fn command() -> clap::Command {
+    <Line as clap::CommandFactory>::command()
+}
+
 /// `args` without the program's name and the role's word.
 pub fn main(args: &[OsString]) -> ExitCode {
     // What the engine left open is for none of our children.
