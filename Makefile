@@ -1,15 +1,18 @@
 # make run    from nothing to a container in a virtual machine
 # make test   every check, as CI does it
 # make build  target/release/kata and target/release/kata-agent
+# make deb    a package for Debian and its kin
 # make lab    CMD='…', or a shell, where KVM works: an emulated machine if need be
 SHELL := /bin/bash
 .SHELLFLAGS := -eo pipefail -c
 .NOTPARALLEL:
-.PHONY: build run test bench bench-build bench-ab install lint unit vm fuzz clean setup guest deny torture lab lab-test lab-build
+.PHONY: build run test bench bench-build bench-ab install lint unit vm fuzz clean setup guest deny torture lab lab-test lab-build man completions deb \
+	deb-test
 
 PREFIX ?= /usr/local
 OUT := $(or $(CARGO_TARGET_DIR),target)
 BIN := $(OUT)/release
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 TRIPLE := x86_64-unknown-linux-gnu
 CARGO := PATH="$$PATH:$$HOME/.cargo/bin" cargo
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
@@ -87,11 +90,36 @@ bench: guest bench-build
 bench-ab: bench-build
 	PATH="$$PATH:$$HOME/.cargo/bin" bench/ab $(OUT)/ab $(BIN)/bench $(A) $(B) $(ARGS)
 
+# Pages and completions come from the definitions of the command lines.
+man: build
+	$(BIN)/kata pages man $(OUT)/man
+
+completions: build
+	for shell in bash zsh fish; do $(BIN)/kata pages $$shell $(OUT)/completions/$$shell; done
+
 # Does not build: run `make build` first, not as root.
+SHARE = $(DESTDIR)$(PREFIX)/share
+# Where zsh looks for completions: below /usr, Debian has a place for those of packages.
+ZSH ?= site-functions
 install:
 	install -D -m 755 $(BIN)/kata $(DESTDIR)$(PREFIX)/bin/kata
 	ln -sf kata $(DESTDIR)$(PREFIX)/bin/kata-runtime
 	install -D -m 755 $(BIN)/kata-agent $(DESTDIR)$(PREFIX)/libexec/kata/kata-agent
+	$(BIN)/kata pages man $(SHARE)/man
+	$(BIN)/kata pages bash $(SHARE)/bash-completion/completions
+	$(BIN)/kata pages zsh $(SHARE)/zsh/$(ZSH)
+	$(BIN)/kata pages fish $(SHARE)/fish/vendor_completions.d
+	install -D -m 644 -t $(SHARE)/doc/kata/examples packaging/examples/*
+	sed -i 's|/usr/bin/|$(PREFIX)/bin/|' $(SHARE)/doc/kata/examples/*
+
+deb: build
+	scripts/setup deb
+	scripts/deb $(BIN) $(OUT)
+
+# Installs it in a fresh Debian, uses it and removes it: needs root and the archive. Not a part of `make test`: it takes minutes.
+deb-test: deb
+	scripts/setup deb-test
+	$(SUDO) scripts/deb-test $(OUT)/kata_$(VERSION)_amd64.deb
 
 clean:
 	rm -rf $(OUT)
