@@ -11,6 +11,7 @@ mod lifecycle;
 mod limits;
 mod mounts;
 mod network;
+mod podman;
 mod porcelain;
 mod process;
 mod scale;
@@ -29,7 +30,7 @@ fn main() {
     }
     // A machine per core: more only makes each one slower under software emulation.
     args.test_threads = args.test_threads.or(Some(2));
-    let groups: [fn() -> Vec<Trial>; 16] = [
+    let groups: [fn() -> Vec<Trial>; 17] = [
         lifecycle::cases,
         process::cases,
         mounts::cases,
@@ -42,6 +43,7 @@ fn main() {
         boot::cases,
         crash::cases,
         porcelain::cases,
+        podman::cases,
         template::cases,
         template_crash::cases,
         scale::cases,

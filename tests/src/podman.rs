@@ -1,0 +1,103 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! Podman with a storage, a configuration and a network namespace of its own, and a runtime under test. All that it has made goes when
+//! it is dropped.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::world::binaries;
+use crate::{Outcome, Runtime, World, command};
+
+/// The image of all containers.
+pub const IMAGE: &str = "localhost/test";
+
+/// See the module.
+#[derive(Debug)]
+pub struct Podman<'w> {
+    world: &'w World,
+    runtime: PathBuf,
+    /// Name of the network namespace.
+    netns: String,
+}
+
+impl<'w> Podman<'w> {
+    /// None when it is not installed.
+    pub fn new(world: &'w World) -> Option<Podman<'w>> {
+        Command::new("podman").arg("--version").output().ok()?;
+        let dir = world.dir();
+        let runtime = match world.runtime {
+            Runtime::Reference => "/usr/sbin/runc".into(),
+            Runtime::Ours => dir.join("kata-runtime"),
+        };
+        if world.runtime == Runtime::Ours {
+            symlink(
+                fs::canonicalize(binaries().join("kata")).expect("kata is built"),
+                &runtime,
+            )
+            .expect("link it");
+        }
+        // Locks in files: those in shared memory are the machine's. Limits that may be set everywhere.
+        let config = "[engine]\ncgroup_manager = \"cgroupfs\"\nlock_type = \"file\"\nevents_logger = \"file\"\n\
+                      [containers]\nlog_driver = \"k8s-file\"\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=4096:4096\"]\n[network]\nnetwork_backend = \"netavark\"\n";
+        fs::write(dir.join("containers.conf"), config).expect("write the configuration");
+        let podman = Podman {
+            world,
+            runtime,
+            netns: world.id("net"),
+        };
+        command::run(Command::new("ip").args(["netns", "add", &podman.netns]), b"").exits(0);
+        podman.inside(&["ip", "link", "set", "lo", "up"]).exits(0);
+        podman.import();
+        Some(podman)
+    }
+
+    fn import(&self) {
+        let bundle = self.world.bundle("image", "true");
+        let tar = self.world.dir().join("image.tar");
+        let mut pack = Command::new("tar");
+        pack.arg("-C").arg(bundle.rootfs()).arg("-cf").arg(&tar).arg(".");
+        command::run(&mut pack, b"").exits(0);
+        self.run(&["import", "--quiet", &tar.to_string_lossy(), IMAGE]).exits(0);
+    }
+
+    /// A command in its network namespace.
+    pub fn inside(&self, args: &[&str]) -> Outcome {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.netns)).args(args);
+        command::run(&mut command, b"")
+    }
+
+    /// `podman args…` to its end.
+    #[track_caller]
+    pub fn run(&self, args: &[&str]) -> Outcome {
+        let dir = self.world.dir();
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net=/run/netns/{}", self.netns))
+            .env("CONTAINERS_CONF", dir.join("containers.conf"))
+            .current_dir(dir)
+            .arg("podman");
+        for (option, name) in [("--root", "storage"), ("--runroot", "run"), ("--tmpdir", "libpod")] {
+            command.arg(option).arg(dir.join(name));
+        }
+        command.arg("--network-config-dir").arg(dir.join("networks"));
+        command.arg("--runtime").arg(&self.runtime).args(args);
+        command::run(&mut command, b"")
+    }
+}
+
+impl Drop for Podman<'_> {
+    fn drop(&mut self) {
+        let gone = self.run(&["rm", "--force", "--all", "--time", "0"]);
+        if gone.code != 0 {
+            eprintln!("podman rm: {}", gone.stderr);
+        }
+        let storage = self.world.dir().join("storage/overlay");
+        // Podman keeps a mount of its storage for itself.
+        let _ = command::run(Command::new("umount").arg(storage), b"");
+        let _ = command::run(Command::new("ip").args(["netns", "delete", &self.netns]), b"");
+    }
+}
