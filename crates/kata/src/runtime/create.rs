@@ -71,7 +71,7 @@ impl<'a> Made<'a> {
         for key in bundle.overrides()?.unknown {
             log::warn!("annotation {key} is not known and changes nothing");
         }
-        let lease = match lease::spawn(&globals.root, id, bundle, &globals.log) {
+        let lease = match lease::spawn(globals, id, bundle) {
             Err(e) if e.kind() == Kind::Exists => {
                 return Err(Error::new(Kind::Exists, "container with given ID already exists"));
             }

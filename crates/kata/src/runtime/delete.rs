@@ -10,6 +10,7 @@ use oci::{Moment, Status};
 
 use super::container::Container;
 use super::{Globals, hook};
+use crate::cgroup;
 use crate::link::{Link, TASK};
 
 pub fn delete(globals: &Globals, id: &str, force: bool) -> Result<()> {
@@ -48,6 +49,9 @@ pub fn delete(globals: &Globals, id: &str, force: bool) -> Result<()> {
 /// monitor's alone.
 pub fn sweep(dir: &Path) -> Result<()> {
     if let Err(e) = sandbox::saved::end_leftovers(dir) {
+        log::warn!("{}", e.chain());
+    }
+    if let Err(e) = cgroup::remove(dir) {
         log::warn!("{}", e.chain());
     }
     file::remove_tree(dir)
