@@ -3,6 +3,7 @@
 //! Integration tests: real virtual machines, real clients, as root. See CONTRIBUTING.md for how to run some of them.
 
 mod boot;
+mod cgroup;
 mod crash;
 mod files;
 mod input;
@@ -29,7 +30,7 @@ fn main() {
     }
     // A machine per core: more only makes each one slower under software emulation.
     args.test_threads = args.test_threads.or(Some(2));
-    let groups: [fn() -> Vec<Trial>; 16] = [
+    let groups: [fn() -> Vec<Trial>; 17] = [
         lifecycle::cases,
         process::cases,
         mounts::cases,
@@ -40,6 +41,7 @@ fn main() {
         files::cases,
         input::cases,
         boot::cases,
+        cgroup::cases,
         crash::cases,
         porcelain::cases,
         template::cases,
