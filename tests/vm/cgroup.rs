@@ -225,6 +225,7 @@ fn scope(w: &World) {
 
 fn killed(w: &World) {
     let (_, pid) = started(w, &format!("/{}", w.id("k")));
+    assert_ne!(dirs(w), Vec::<PathBuf>::new());
     for process in processes(w, pid) {
         let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
     }
