@@ -95,7 +95,11 @@ fn parse(mounts: &str, own: &str, unified: bool) -> Vec<Hierarchy> {
             }
         });
         // What was mounted over another is what is seen.
-        let chosen = if unified { candidates.last() } else { candidates.next() };
+        let chosen = if unified {
+            candidates.next_back()
+        } else {
+            candidates.next()
+        };
         let Some(mount) = chosen else {
             continue;
         };

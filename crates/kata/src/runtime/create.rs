@@ -151,8 +151,9 @@ impl<'a> Made<'a> {
             self.lease.release()?;
             return Ok(code);
         }
-        // From here the container is deleted as any other; the lease goes with its monitor.
-        delete::delete(self.globals, &self.id, true)?;
+        // From here the container is deleted as any other. A monitor that was not released ends with its lease alone.
+        let lease = self.lease;
+        delete::delete_then(self.globals, &self.id, true, move || drop(lease))?;
         Ok(code)
     }
 
