@@ -2,8 +2,10 @@
 
 //! What may not be left when a test has ended: processes, mounts, cgroups, sockets and directories that carry its name.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::{Runtime, World};
 
@@ -43,7 +45,7 @@ fn mounts(marker: &str) -> Vec<String> {
 
 fn cgroups(marker: &str) -> Vec<String> {
     let mut found = Vec::new();
-    let mut dirs = vec![std::path::PathBuf::from("/sys/fs/cgroup")];
+    let mut dirs = vec![PathBuf::from("/sys/fs/cgroup")];
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -51,6 +53,41 @@ fn cgroups(marker: &str) -> Vec<String> {
                     found.push(format!("cgroup {}", entry.path().display()));
                 }
                 dirs.push(entry.path());
+            }
+        }
+    }
+    found
+}
+
+/// Groups without a process that the porcelain made, which names them by an id that it draws: below our own group or beside it,
+/// newer than `since`.
+fn nameless(since: SystemTime) -> Vec<String> {
+    let own = fs::read_to_string("/proc/self/cgroup").expect("proc is mounted");
+    let own: Vec<&str> = own.lines().filter_map(|line| line.splitn(3, ':').nth(2)).collect();
+    let mut found = Vec::new();
+    let mounts = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+    let tops = mounts.map(|entry| entry.path()).chain(["/sys/fs/cgroup".into()]);
+    for top in tops.filter(|top| top.join("cgroup.procs").exists()) {
+        let groups = own
+            .iter()
+            .flat_map(|group| Path::new(group).ancestors().take(2))
+            .map(|group| top.join(group.strip_prefix("/").unwrap_or(group)));
+        let groups: BTreeSet<PathBuf> = groups.collect();
+        for entry in groups
+            .iter()
+            .filter_map(|group| fs::read_dir(group).ok())
+            .flatten()
+            .flatten()
+        {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let drawn = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let fresh = entry
+                .metadata()
+                .and_then(|entry| entry.modified())
+                .is_ok_and(|made| made >= since);
+            let empty = fs::read_to_string(entry.path().join("cgroup.procs")).is_ok_and(|pids| pids.is_empty());
+            if drawn && fresh && empty {
+                found.push(format!("cgroup {}", entry.path().display()));
             }
         }
     }
@@ -69,6 +106,7 @@ pub fn left(world: &World) -> Vec<String> {
     found.extend(mounts(&marker));
     found.extend(cgroups(&marker));
     if world.runtime == Runtime::Ours {
+        found.extend(nameless(world.born()));
         for entry in fs::read_dir(world.root()).into_iter().flatten().flatten() {
             found.push(format!("directory {}", entry.path().display()));
         }

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
 use crate::{Bundle, Outcome, command, leak};
 
@@ -26,6 +27,7 @@ pub struct World {
     dir: tempfile::TempDir,
     /// Container ids are unique over the machine: runc keeps its cgroups by id.
     prefix: String,
+    born: SystemTime,
 }
 
 /// Where the binaries under test are: `KATA_BIN_DIR`, or the release directory of the build.
@@ -77,12 +79,18 @@ impl World {
             binaries,
             dir,
             prefix,
+            born: SystemTime::now(),
         }
     }
 
     /// Its directory.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// When it began.
+    pub fn born(&self) -> SystemTime {
+        self.born
     }
 
     /// The runtime's `--root`.

@@ -3,6 +3,7 @@
 //! Integration tests: real virtual machines, real clients, as root. See CONTRIBUTING.md for how to run some of them.
 
 mod boot;
+mod cgroup;
 mod crash;
 mod files;
 mod input;
@@ -41,6 +42,7 @@ fn main() {
         files::cases,
         input::cases,
         boot::cases,
+        cgroup::cases,
         crash::cases,
         porcelain::cases,
         podman::cases,

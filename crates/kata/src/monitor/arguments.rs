@@ -21,6 +21,8 @@ pub struct Arguments {
     /// Of its first container.
     pub bundle: PathBuf,
     lease: i32,
+    /// The spec names its control group as systemd does.
+    pub systemd_cgroup: bool,
     /// Where log lines go.
     pub log: Log,
 }
@@ -45,6 +47,7 @@ impl Arguments {
                 b"--id" => arguments.id = text(),
                 b"--bundle" => arguments.bundle = path(),
                 b"--lease-fd" => arguments.lease = text().parse().attempt(|| format!("read argument {word:?}"))?,
+                b"--systemd-cgroup" => arguments.systemd_cgroup = text() == "true",
                 b"--log" => arguments.log.file = Some(path()),
                 b"--log-format" => arguments.log.json = text() == "json",
                 b"--debug" => arguments.log.debug = true,
@@ -75,11 +78,13 @@ mod tests {
             "--id=a=b",
             "--bundle=/b",
             "--lease-fd=4",
+            "--systemd-cgroup=true",
             "--log=/l",
             "--debug=true",
         ];
         let words: Vec<OsString> = words.iter().map(OsString::from).collect();
         let arguments = Arguments::parse(&words).unwrap();
+        assert!(arguments.systemd_cgroup);
         assert_eq!(
             (arguments.id.as_str(), arguments.lease, arguments.log.debug),
             ("a=b", 4, true)

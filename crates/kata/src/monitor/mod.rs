@@ -16,6 +16,7 @@ pub mod plan;
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ use sandbox::{Sandbox, Share, Spans, service, share};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cgroup::{Group, Place};
 use crate::shim::refusal;
 use arguments::Arguments;
 use builder::Builder;
@@ -70,6 +72,8 @@ fn live(arguments: &Arguments, lease: UnixStream, origin: Instant) -> Result<()>
     let (mut plan, builder) = plan::of(&bundle)?;
     let place = net::Place::of(bundle.spec())?;
     let dir = OwnedDir::create(&arguments.root.join(&arguments.id))?;
+    // Before anything is started that belongs there; the builder of a template has been, and does not.
+    let group = group(&bundle, arguments, dir.path())?;
     // The engine's terminal and directory are none of ours.
     nix::unistd::setsid().attempt(|| "start a session".into())?;
     std::env::set_current_dir("/").attempt(|| "change to /".into())?;
@@ -88,6 +92,7 @@ fn live(arguments: &Arguments, lease: UnixStream, origin: Instant) -> Result<()>
     });
     // What the tasks own goes with them: machine, device process, mounts.
     drop(runtime);
+    drop(group);
     match end? {
         End::Abandoned => drop(dir),
         End::Deleted | End::Told => {
@@ -95,6 +100,28 @@ fn live(arguments: &Arguments, lease: UnixStream, origin: Instant) -> Result<()>
         }
     }
     Ok(())
+}
+
+/// Moves us to the control group that the spec names. One that it does not name may be missing: then we stay where we are.
+fn group(bundle: &Bundle, arguments: &Arguments, dir: &Path) -> Result<Option<Group>> {
+    let linux = bundle.spec().linux().as_ref();
+    let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
+    let place = Place::of(path, &arguments.id, arguments.systemd_cgroup)?;
+    let named = path.is_some_and(|path| !path.as_os_str().is_empty());
+    match Group::enter(&place, dir) {
+        Err(e) if !named => {
+            log::warn!(
+                "the sandbox's processes stay in the control group of their caller: {}",
+                e.chain()
+            );
+            crate::cgroup::forget(dir)?;
+            Ok(None)
+        }
+        // Its kind is not that of the container: "exists" and "not found" mean something to engines.
+        other => other
+            .map(Some)
+            .context(Kind::Io, || format!("control group of {}", arguments.id)),
+    }
 }
 
 enum End {

@@ -18,6 +18,7 @@ pub fn ended(record: PathBuf, sandbox: &Path, id: &str, code: u8) -> Result<()> 
     let globals = Globals {
         root: sandbox.parent().unwrap_or(sandbox).to_owned(),
         log: Log::default(),
+        systemd_cgroup: false,
     };
     note(&records, &place, id, code, || delete::delete(&globals, id, true))
 }

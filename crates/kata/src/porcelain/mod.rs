@@ -107,6 +107,7 @@ impl Here {
                 file: log,
                 ..Log::default()
             },
+            systemd_cgroup: false,
         }
     }
 }

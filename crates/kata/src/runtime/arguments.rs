@@ -29,7 +29,7 @@ pub struct Line {
     /// Log what only developers read, too
     #[arg(long)]
     pub debug: bool,
-    /// Taken and without effect: limits are applied in the guest
+    /// cgroupsPath is slice:prefix:name
     #[arg(long)]
     pub systemd_cgroup: bool,
     /// Taken and without effect

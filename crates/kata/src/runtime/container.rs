@@ -104,7 +104,8 @@ impl Container {
             ..StateRequest::default()
         };
         match link.call::<StateResponse>(TASK, "State", &request) {
-            Err(e) if e.kind() == Kind::Gone => Ok(None),
+            // It has ended, or has deleted the container and somebody still waits for its end.
+            Err(e) if matches!(e.kind(), Kind::Gone | Kind::NotFound) => Ok(None),
             other => other.map(Some),
         }
     }

@@ -71,7 +71,7 @@ impl<'a> Made<'a> {
         for key in bundle.overrides()?.unknown {
             log::warn!("annotation {key} is not known and changes nothing");
         }
-        let lease = match lease::spawn(&globals.root, id, bundle, &globals.log) {
+        let lease = match lease::spawn(globals, id, bundle) {
             Err(e) if e.kind() == Kind::Exists => {
                 return Err(Error::new(Kind::Exists, "container with given ID already exists"));
             }
@@ -151,8 +151,9 @@ impl<'a> Made<'a> {
             self.lease.release()?;
             return Ok(code);
         }
-        // From here the container is deleted as any other; the lease goes with its monitor.
-        delete::delete(self.globals, &self.id, true)?;
+        // From here the container is deleted as any other. A monitor that was not released ends with its lease alone.
+        let lease = self.lease;
+        delete::delete_then(self.globals, &self.id, true, move || drop(lease))?;
         Ok(code)
     }
 

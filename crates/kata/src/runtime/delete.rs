@@ -10,12 +10,21 @@ use oci::{Moment, Status};
 
 use super::container::Container;
 use super::{Globals, hook};
+use crate::cgroup;
 use crate::link::{Link, TASK};
 
 pub fn delete(globals: &Globals, id: &str, force: bool) -> Result<()> {
+    delete_then(globals, id, force, || ())
+}
+
+/// As [`delete`]; `deleted` is called when the monitor has nothing left to do, and may see to it that it ends.
+pub fn delete_then(globals: &Globals, id: &str, force: bool, deleted: impl FnOnce()) -> Result<()> {
     let container = match Container::find(&globals.root, id) {
         // Nothing, or what a creator left that was killed before it was done.
-        Err(e) if e.kind() == Kind::NotFound && force => return sweep(&globals.root.join(id)),
+        Err(e) if e.kind() == Kind::NotFound && force => {
+            deleted();
+            return sweep(&globals.root.join(id));
+        }
         other => other?,
     };
     let status = container.status()?;
@@ -34,6 +43,7 @@ pub fn delete(globals: &Globals, id: &str, force: bool) -> Result<()> {
         Ok(mut link) => by_monitor(&mut link, id, status, force)?,
         Err(e) => log::debug!("{}", e.chain()),
     }
+    deleted();
     sweep(container.dir())?;
     (state.status, state.pid) = (Status::Stopped, 0);
     match bundle {
@@ -48,6 +58,9 @@ pub fn delete(globals: &Globals, id: &str, force: bool) -> Result<()> {
 /// monitor's alone.
 pub fn sweep(dir: &Path) -> Result<()> {
     if let Err(e) = sandbox::saved::end_leftovers(dir) {
+        log::warn!("{}", e.chain());
+    }
+    if let Err(e) = cgroup::remove(dir) {
         log::warn!("{}", e.chain());
     }
     file::remove_tree(dir)

@@ -14,7 +14,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -23,8 +23,8 @@ use base::{Context, Error, Kind, Result};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use oci::Bundle;
 
-use super::delete;
-use crate::shim::{Log, parse_refusal};
+use super::{Globals, delete};
+use crate::shim::parse_refusal;
 
 /// See the module.
 #[derive(Debug)]
@@ -78,8 +78,8 @@ impl Drop for Lease {
     }
 }
 
-/// Starts the monitor for `id` below `root` and waits until it serves. Errors: the monitor's; `Exists` when the id is taken.
-pub fn spawn(root: &Path, id: &str, bundle: &Bundle, log: &Log) -> Result<Lease> {
+/// Starts the monitor for `id` and waits until it serves. Errors: the monitor's; `Exists` when the id is taken.
+pub fn spawn(globals: &Globals, id: &str, bundle: &Bundle) -> Result<Lease> {
     let what = || format!("start the monitor of {id}");
     let (ours, theirs) = UnixStream::pair().attempt(what)?;
     let theirs = OwnedFd::from(theirs);
@@ -87,7 +87,7 @@ pub fn spawn(root: &Path, id: &str, bundle: &Bundle, log: &Log) -> Result<Lease>
     let mut command = Command::new("/proc/self/exe");
     command.arg0("kata").arg("monitor");
     for (name, value) in [
-        ("root", root.as_os_str()),
+        ("root", globals.root.as_os_str()),
         ("id", id.as_ref()),
         ("bundle", bundle.dir().as_os_str()),
         ("lease-fd", theirs.as_raw_fd().to_string().as_ref()),
@@ -96,7 +96,10 @@ pub fn spawn(root: &Path, id: &str, bundle: &Bundle, log: &Log) -> Result<Lease>
         word.push(value);
         command.arg(word);
     }
-    command.args(log.arguments());
+    if globals.systemd_cgroup {
+        command.arg("--systemd-cgroup=true");
+    }
+    command.args(globals.log.arguments());
     let null = || Stdio::null();
     let mut child = command
         .stdin(null())
@@ -112,7 +115,7 @@ pub fn spawn(root: &Path, id: &str, bundle: &Bundle, log: &Log) -> Result<Lease>
         "ready" => Ok(Lease {
             socket: ours,
             monitor: child,
-            dir: root.join(id),
+            dir: globals.root.join(id),
             held: true,
         }),
         other => {

@@ -38,6 +38,8 @@ pub struct Globals {
     pub root: PathBuf,
     /// Of monitors and shims that are started.
     pub log: Log,
+    /// Specs name control groups as systemd does.
+    pub systemd_cgroup: bool,
 }
 
 /// The definition of the command line.
@@ -93,7 +95,11 @@ fn globals(line: &Line) -> Result<Globals> {
         debug: line.debug,
     };
     log.start("runtime")?;
-    Ok(Globals { root, log })
+    Ok(Globals {
+        root,
+        log,
+        systemd_cgroup: line.systemd_cgroup,
+    })
 }
 
 fn act(line: Line, globals: &Globals) -> Result<u8> {

@@ -152,6 +152,7 @@ mod tests {
         Globals {
             root: root.to_owned(),
             log: crate::shim::Log::default(),
+            systemd_cgroup: false,
         }
     }
 

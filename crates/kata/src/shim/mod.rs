@@ -68,6 +68,10 @@ fn join_network(dir: &Path) -> Result<()> {
 }
 
 fn carry(arguments: Arguments, ready: &mut Option<File>) -> Result<u8> {
+    // The shim of `kata run` removes the sandbox in the end, and so does not stand in its group.
+    if arguments.record.is_none() {
+        crate::cgroup::join(&arguments.dir)?;
+    }
     join_network(&arguments.dir)?;
     let stdio = match arguments.console {
         Some(path) => Stdio::Console {

@@ -1,0 +1,159 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! Where a spec wants a sandbox's processes: `linux.cgroupsPath` as runc reads it. It knows names, no file systems.
+
+use std::path::{Component, Path, PathBuf};
+
+use base::{Error, Kind, Result};
+
+/// A group in each hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Below the root of the hierarchy.
+    Absolute(PathBuf),
+    /// Beside or below the group of whoever asks.
+    Relative(PathBuf),
+}
+
+/// The slice for those who name none.
+const SLICE: &str = "system.slice";
+
+impl Place {
+    /// For container `id` whose spec has `path`, if any; `systemd` when the engine passed `--systemd-cgroup`. Errors: `Invalid`.
+    pub fn of(path: Option<&Path>, id: &str, systemd: bool) -> Result<Place> {
+        let path = path.filter(|path| !path.as_os_str().is_empty());
+        if systemd {
+            return scope(path, id).map(Place::Absolute);
+        }
+        Ok(match path {
+            None => Place::Relative(id.into()),
+            Some(path) if path.is_absolute() => Place::Absolute(clean(path)),
+            Some(path) => Place::Relative(clean(path)),
+        })
+    }
+}
+
+/// Without `.`, without a leading `/`, and never above where it starts.
+pub fn clean(path: &Path) -> PathBuf {
+    let mut cleaned = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => cleaned.push(name),
+            Component::ParentDir => {
+                cleaned.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    cleaned
+}
+
+/// The directory that systemd gives the scope `slice:prefix:name`.
+fn scope(path: Option<&Path>, id: &str) -> Result<PathBuf> {
+    let text = path.map_or_else(|| format!(":kata:{id}"), |path| path.to_string_lossy().into_owned());
+    let parts: Vec<&str> = text.split(':').collect();
+    let [slice, prefix, name] = parts[..] else {
+        return Err(refused(&text, "with --systemd-cgroup it is slice:prefix:name"));
+    };
+    if name.is_empty() || name.contains('/') || prefix.contains('/') {
+        return Err(refused(&text, "prefix and name are names, without a slash"));
+    }
+    let mut dir = expand(if slice.is_empty() { SLICE } else { slice }, &text)?;
+    if name.ends_with(".slice") {
+        dir.push(name);
+    } else if prefix.is_empty() {
+        dir.push(format!("{name}.scope"));
+    } else {
+        dir.push(format!("{prefix}-{name}.scope"));
+    }
+    Ok(dir)
+}
+
+/// A slice stands below those that its name begins with: `a-b.slice` is `a.slice/a-b.slice`.
+fn expand(slice: &str, text: &str) -> Result<PathBuf> {
+    let stem = slice.strip_suffix(".slice");
+    let Some(stem) = stem.filter(|stem| !stem.is_empty() && !slice.contains('/')) else {
+        return Err(refused(text, "its first part is the name of a slice, as machine.slice"));
+    };
+    let mut dir = PathBuf::new();
+    if stem == "-" {
+        return Ok(dir);
+    }
+    let mut name = String::new();
+    for word in stem.split('-') {
+        if word.is_empty() {
+            return Err(refused(text, "the name of its slice has an empty word"));
+        }
+        if !name.is_empty() {
+            name.push('-');
+        }
+        name.push_str(word);
+        dir.push(format!("{name}.slice"));
+    }
+    Ok(dir)
+}
+
+fn refused(text: &str, why: &str) -> Error {
+    Error::new(Kind::Invalid, format!("cgroupsPath {text:?}")).because(why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(path: &str, systemd: bool) -> Result<Place> {
+        Place::of(Some(Path::new(path)), "c1", systemd)
+    }
+
+    #[test]
+    fn paths_are_read_as_runc_reads_them() {
+        let absolute = |path: &str| Place::Absolute(path.into());
+        let relative = |path: &str| Place::Relative(path.into());
+        assert_eq!(Place::of(None, "c1", false).unwrap(), relative("c1"));
+        for (path, want) in [
+            ("", relative("c1")),
+            ("/a/b", absolute("a/b")),
+            ("/../a/./b", absolute("a/b")),
+            ("/", absolute("")),
+            ("a/b", relative("a/b")),
+            ("../a", relative("a")),
+            ("a/../../b", relative("b")),
+            ("s.slice:p:n", relative("s.slice:p:n")),
+        ] {
+            assert_eq!(of(path, false).unwrap(), want, "{path}");
+        }
+    }
+
+    #[test]
+    fn scopes_stand_in_their_slices() {
+        let absolute = |path: &str| Place::Absolute(path.into());
+        assert_eq!(
+            Place::of(None, "c1", true).unwrap(),
+            absolute("system.slice/kata-c1.scope")
+        );
+        for (path, want) in [
+            ("machine.slice:libpod:c1", "machine.slice/libpod-c1.scope"),
+            ("a-b-c.slice:p:n", "a.slice/a-b.slice/a-b-c.slice/p-n.scope"),
+            (":p:n", "system.slice/p-n.scope"),
+            ("-.slice:p:n", "p-n.scope"),
+            ("a.slice::n", "a.slice/n.scope"),
+            ("a.slice::a-n.slice", "a.slice/a-n.slice"),
+        ] {
+            assert_eq!(of(path, true).unwrap(), absolute(want), "{path}");
+        }
+        for bad in [
+            "/a/b",
+            "a.slice:n",
+            "a:p:n",
+            "a--b.slice:p:n",
+            "../a.slice:p:n",
+            "a.slice:p:../n",
+            "a.slice:p:",
+            ".slice:p:n",
+        ] {
+            let error = of(bad, true).unwrap_err();
+            assert_eq!(error.kind(), Kind::Invalid, "{bad}");
+            assert!(error.chain().contains(bad), "{}", error.chain());
+        }
+    }
+}
