@@ -21,7 +21,8 @@ olddefconfig:
 vmlinux:
 \tcp vmlinux.elf $(O)/vmlinux
 \tfor name in fs/fuse/virtiofs fs/overlayfs/overlay drivers/virtio/virtio_pci drivers/virtio/virtio_mmio \\
-\t  net/vmw_vsock/vmw_vsock_virtio_transport drivers/net/virtio_net; do echo kernel/$$name.ko; done > $(O)/modules.builtin
+\t  net/vmw_vsock/vmw_vsock_virtio_transport drivers/net/virtio_net \\
+\t  drivers/virtio/virtio_balloon; do echo kernel/$$name.ko; done > $(O)/modules.builtin
 kernelrelease:
 \tmkdir -p $(O)/include/config
 \techo 6.12.0-kata > $(O)/include/config/kernel.release
