@@ -4,10 +4,11 @@
 //! served afterwards.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use base::log::Format;
-use base::{Context, Result};
+use base::{Context, Error, Kind, Result};
 use log::LevelFilter;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::sethostname;
@@ -34,6 +35,10 @@ pub fn boot() -> Result<Booted> {
     let line = fs::read_to_string("/proc/cmdline").attempt(|| "read the kernel's command line".into())?;
     start_log(&line)?;
     steps.step("modules", modules::load)?;
+    let template = template::wanted(&line);
+    if !template {
+        steps.step("devices", || have_devices(Path::new(template::DEVICES)))?;
+    }
     steps.step("network", || {
         sys::loopback_up().attempt(|| "bring up the loopback interface".into())
     })?;
@@ -42,9 +47,19 @@ pub fn boot() -> Result<Booted> {
         setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS).attempt(|| "raise the limit of descriptors".into())
     })?;
     log::info!("booted: {}", steps.told());
-    Ok(Booted {
-        template: template::wanted(&line),
-    })
+    Ok(Booted { template })
+}
+
+/// An emulated kernel misses its bus now and then: better to end than to wait for a host that cannot be reached.
+fn have_devices(devices: &Path) -> Result<()> {
+    let mut found = fs::read_dir(devices).attempt(|| format!("list {}", devices.display()))?;
+    match found.next() {
+        Some(_) => Ok(()),
+        None => Err(Error::new(
+            Kind::Guest,
+            "the kernel has found no virtio device: there is no way to the host",
+        )),
+    }
 }
 
 fn start_log(line: &str) -> Result<()> {
@@ -87,9 +102,15 @@ impl Steps {
 
 #[cfg(test)]
 mod tests {
-    use base::{Error, Kind};
-
     use super::*;
+
+    #[test]
+    fn a_bus_without_devices_ends_the_boot() {
+        let bus = tempfile::tempdir().unwrap();
+        assert_eq!(have_devices(bus.path()).unwrap_err().kind(), Kind::Guest);
+        fs::write(bus.path().join("virtio0"), "").unwrap();
+        have_devices(bus.path()).unwrap();
+    }
 
     #[test]
     fn steps_are_told_in_order_and_the_first_failure_ends() {

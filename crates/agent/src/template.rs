@@ -23,7 +23,7 @@ const PAGE: usize = 4096;
 /// Writing to it makes the kernel look.
 const RESCAN: &str = "/sys/bus/pci/rescan";
 /// Devices that were found and have their drivers.
-const DEVICES: &str = "/sys/bus/virtio/devices";
+pub const DEVICES: &str = "/sys/bus/virtio/devices";
 
 /// Whether this guest is to be one, by the kernel's command line.
 pub fn wanted(line: &str) -> bool {

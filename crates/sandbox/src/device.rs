@@ -106,11 +106,12 @@ fn listen(dir: &Path, name: &str) -> Result<OwnedFd> {
     base::socket::listen(&dir.join(name)).map(OwnedFd::from)
 }
 
-/// Removes the sockets of a process that has ended, so that another can be started.
+/// Removes the sockets of a machine that has ended, so that another can be started.
 pub fn clear(dir: &Path) {
-    for name in [FS, VSOCK, HYBRID] {
+    let sockets = [FS, VSOCK, HYBRID].map(|name| dir.join(name));
+    for path in sockets.into_iter().chain([knock(dir)]) {
         // One that is not there does not matter; one that stays is told by whoever wants its name.
-        let _ = std::fs::remove_file(dir.join(name));
+        let _ = std::fs::remove_file(path);
     }
 }
 

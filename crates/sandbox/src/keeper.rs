@@ -154,7 +154,21 @@ impl Running {
         let left = plan.deadline.saturating_sub(begin.elapsed());
         let mut spec = plan.spec(size);
         spec.nics = nics.to_vec();
-        Running::boot(plan, &spec, dir, share, left, spans).await
+        let mut tried = spans.clone();
+        match Running::boot(plan, &spec, dir, share, left, &mut tried).await {
+            // Software emulation fails once in some hundred boots: a kernel that does not find its bus, or panics.
+            Err(e) if e.kind() == Kind::Guest && !plan.backend.caps().accelerated => {
+                log::warn!("booting once more: {}", e.chain());
+                device::clear(dir);
+                spans.end("failed boot", begin);
+                let left = plan.deadline.saturating_sub(begin.elapsed());
+                Running::boot(plan, &spec, dir, share, left, spans).await
+            }
+            booted => {
+                *spans = tried;
+                booted
+            }
+        }
     }
 
     async fn boot(
