@@ -6,7 +6,7 @@ use std::fs;
 
 use libtest_mimic::Trial;
 use serde_json::json;
-use vm_tests::{World, both, ours};
+use vm_tests::{Runtime, World, both, ours};
 
 pub fn cases() -> Vec<Trial> {
     vec![
@@ -193,9 +193,15 @@ fn list_and_ps(w: &World) {
         (&json!(w.id("c")), &json!("running"))
     );
     vm_tests::command::until("three processes", || {
-        let pids = w.oci(&["ps", "--format", "json", &w.id("c")]);
-        serde_json::from_slice::<Vec<u32>>(&pids.stdout).is_ok_and(|pids| pids.len() == 3)
+        let table = w.oci(&["ps", &w.id("c")]).exits(0).text();
+        table.lines().filter(|line| line.contains("sleep 1000")).count() == 3
     });
+    // Engines look these up on the host: there must be no strangers among them.
+    let pids = w.oci(&["ps", "--format", "json", &w.id("c")]);
+    let pids: Vec<i32> = serde_json::from_slice(&pids.exits(0).stdout).expect("JSON");
+    assert!(pids.contains(&pid), "{pids:?}");
+    let count = if w.runtime == Runtime::Ours { 1 } else { 3 };
+    assert_eq!(pids.len(), count, "{pids:?}");
     w.oci(&["delete", "--force", &w.id("c")]).exits(0);
 }
 

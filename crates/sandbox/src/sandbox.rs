@@ -723,6 +723,11 @@ impl Sandbox {
                 bundle: container.bundle.display().to_string(),
                 status: status.to_string(),
                 exit: init.and_then(Process::exit).cloned(),
+                carriers: container
+                    .processes
+                    .values()
+                    .filter_map(|process| process.carrier)
+                    .collect(),
                 oom_kills: container.oom_kills,
             };
             (id.clone(), saved)

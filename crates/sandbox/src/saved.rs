@@ -34,6 +34,9 @@ pub struct SavedContainer {
     /// How its init ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
+    /// Host processes that stand for those of its processes which were started from outside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub carriers: Vec<u32>,
     /// Processes that were killed for want of memory.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub oom_kills: u64,
@@ -133,6 +136,7 @@ mod tests {
             bundle: "/b".into(),
             status: "stopped".into(),
             exit: Some(Exit::lost("why")),
+            carriers: vec![7],
             oom_kills: 0,
         };
         let saved = Saved {

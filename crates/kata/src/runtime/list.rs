@@ -6,16 +6,18 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use api::monitor::{InspectRequest, InspectResponse};
 use api::task::api::{PidsRequest, PidsResponse, ProcessInfo};
 use base::{Context, Kind, Result};
 use nix::unistd::{Uid, User};
 use oci::{State, Status};
+use sandbox::saved::Saved;
 
 use super::arguments::Format;
 use super::container::Container;
 use super::table::table;
 use super::{Globals, print};
-use crate::link::TASK;
+use crate::link::{MONITOR, TASK};
 
 pub fn containers(globals: &Globals, format: Format, quiet: bool) -> Result<()> {
     let states = states(&globals.root)?;
@@ -81,20 +83,27 @@ fn owner(uid: u32) -> String {
     user.map_or_else(|| uid.to_string(), |user| user.name)
 }
 
-/// The processes by the guest's pids: the host has none of them.
+/// The processes: a table with the guest's pids, for people; as JSON those of the host processes that stand for them, for engines.
 pub fn processes(globals: &Globals, id: &str, format: Format) -> Result<()> {
     let container = Container::find(&globals.root, id)?;
-    let processes = match container.status()? {
-        Status::Stopped => Vec::new(),
-        _ => running(&container)?,
-    };
+    let stopped = container.status()? == Status::Stopped;
     if format == Format::Json {
-        let pids: Vec<u32> = processes.iter().map(|process| process.pid).collect();
+        let pids = if stopped { Vec::new() } else { carriers(&container)? };
         return print(&format!("{}\n", serde_json::json!(pids)));
     }
+    let processes = if stopped { Vec::new() } else { running(&container)? };
     let head = ["UID", "PID", "PPID", "CMD"].map(str::to_owned);
     let rows: Vec<_> = std::iter::once(head).chain(processes.iter().map(process)).collect();
     print(&table(&rows))
+}
+
+/// Engines look for these pids among the host's processes (`docker top`): those of the guest would name strangers there.
+fn carriers(container: &Container) -> Result<Vec<u32>> {
+    let answer: InspectResponse = container.link()?.call(MONITOR, "Inspect", &InspectRequest::new())?;
+    let saved: Saved =
+        serde_json::from_slice(&answer.json).context(Kind::Bug, || "parse the sandbox's state".into())?;
+    let found = saved.containers.get(container.id());
+    Ok(found.map(|container| container.carriers.clone()).unwrap_or_default())
 }
 
 fn running(container: &Container) -> Result<Vec<ProcessInfo>> {
