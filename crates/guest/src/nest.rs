@@ -112,10 +112,11 @@ impl Nests {
         }
     }
 
-    /// Makes one for later, as nearly every container needs it.
+    /// Makes one for later, as nearly every container needs it. A container that comes meanwhile waits for it: the same work is not done
+    /// twice.
     pub fn prepare(&self) -> Result<()> {
-        let nest = self.make(namespace::EARLY)?;
-        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(nest);
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        *spare = Some(self.make(namespace::EARLY)?);
         Ok(())
     }
 

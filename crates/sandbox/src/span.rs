@@ -19,7 +19,7 @@ pub struct Span {
 }
 
 /// The host's CLOCK_MONOTONIC, milliseconds: the same in all processes.
-pub fn monotonic() -> f64 {
+fn monotonic() -> f64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0.0, |now| ms(Duration::from(now)))
 }
 
@@ -45,7 +45,7 @@ impl Spans {
         }
     }
 
-    /// When times begin to count: [`monotonic`] then.
+    /// When times begin to count: the host's CLOCK_MONOTONIC, milliseconds.
     pub fn begun(&self) -> f64 {
         self.begun
     }
