@@ -53,8 +53,8 @@ unit:
 
 # What applications do to files, as a program that runs in a guest: static, as the agent.
 torture: build
-	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked -p devices --example posix_torture --target $(TRIPLE)
-	install -D -m 755 $(OUT)/$(TRIPLE)/release/examples/posix_torture $(BIN)/examples/posix_torture
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --profile guest --locked -p devices --example posix_torture --target $(TRIPLE)
+	install -D -m 755 $(OUT)/$(TRIPLE)/guest/examples/posix_torture $(BIN)/examples/posix_torture
 
 # Real virtual machines: needs root.
 vm: guest torture
@@ -79,8 +79,8 @@ fuzz:
 
 bench-build: build
 	$(CARGO) build --release --locked -p bench
-	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked -p bench-worker --target $(TRIPLE)
-	install -m 755 $(OUT)/$(TRIPLE)/release/bench-worker $(BIN)/bench-worker
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --profile guest --locked -p bench-worker --target $(TRIPLE)
+	install -m 755 $(OUT)/$(TRIPLE)/guest/bench-worker $(BIN)/bench-worker
 
 # ARGS='start memory --runs 9 --json FILE': see `bench --help`.
 bench: guest bench-build
