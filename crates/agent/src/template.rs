@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::hint;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::thread;
@@ -33,7 +34,8 @@ pub fn wanted(line: &str) -> bool {
 /// Says that the guest may be frozen; looks for devices until there are more than it was frozen with. Blocks.
 pub fn offer() {
     wipe();
-    eprintln!("{READY}");
+    // A console that takes nothing is no reason to end.
+    let _ = writeln!(io::stderr(), "{READY}");
     if let Err(e) = look(Path::new(RESCAN), Path::new(DEVICES)) {
         log::error!("{}", e.chain());
     }
