@@ -16,8 +16,8 @@ use machine::qemu::binary;
 use machine::qemu::qmp::Qmp;
 use machine::tsc;
 
-/// Enough for a few small machines inside.
-const MEMORY_MIB: u32 = 3072;
+/// Memory unless somebody asks for another: enough for a few small machines inside.
+pub const MEMORY_MIB: u32 = 3072;
 
 /// Where the guest's memory is.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +34,7 @@ pub enum Memory<'a> {
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub qemu: PathBuf,
+    pub memory_mib: u32,
     pub kernel: PathBuf,
     pub initramfs: PathBuf,
     /// The working tree: the part of the host's files that can be changed.
@@ -91,9 +92,9 @@ impl Plan {
             "-smp",
             "2",
             "-m",
-            &format!("{MEMORY_MIB}M"),
+            &format!("{}M", self.memory_mib),
             "-object",
-            &format!("{backend},id=memory,size={MEMORY_MIB}M"),
+            &format!("{backend},id=memory,size={}M", self.memory_mib),
             "-nodefaults",
             "-no-user-config",
             "-no-reboot",

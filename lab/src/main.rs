@@ -24,7 +24,7 @@ use snapshot::Shelf;
 
 const USAGE: &str = "usage: lab DIRECTORY COMMAND
 Runs COMMAND (a line for sh) where KVM works; the lab keeps its snapshot in DIRECTORY.
-LAB_ALWAYS=1 uses the lab where the host has KVM, too.
+LAB_ALWAYS=1 uses the lab where the host has KVM, too. LAB_MEMORY_MIB=N gives it other than 3072 MiB of memory.
 Exit code: that of COMMAND; 77 where there can be no lab; 1 when it fails.";
 
 /// There can be no lab here. Test runners know this code as "skipped".
@@ -58,12 +58,20 @@ fn run(directory: &Path, command: &str) -> Result<u8> {
     let directory = std::path::absolute(directory).attempt(|| format!("find {}", directory.display()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.attempt(|| "start a runtime".into())?.block_on(async {
-        let mut shelf = Shelf::open(&directory)?;
+        let mut shelf = Shelf::open(&directory, memory_mib()?)?;
         let lab = shelf.lab(&tree).await?;
         // It has read what it needs: others may make another snapshot.
         drop(shelf);
         session::run(lab, &tree, command).await
     })
+}
+
+/// What a lab is to have.
+fn memory_mib() -> Result<u32> {
+    match env::var("LAB_MEMORY_MIB") {
+        Ok(text) => text.parse().attempt(|| format!("read LAB_MEMORY_MIB={text}")),
+        Err(_) => Ok(machine::MEMORY_MIB),
+    }
 }
 
 fn directly(command: &str) -> Result<u8> {

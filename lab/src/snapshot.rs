@@ -24,16 +24,19 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub struct Shelf {
     dir: PathBuf,
+    /// Of the labs that it gives.
+    memory_mib: u32,
     /// Shared by labs while they start, exclusive for whoever changes something.
     lock: Option<Flock<File>>,
 }
 
 impl Shelf {
-    /// Opens, or makes, the directory.
-    pub fn open(dir: &Path) -> Result<Shelf> {
+    /// Opens, or makes, the directory, for labs of this much memory.
+    pub fn open(dir: &Path, memory_mib: u32) -> Result<Shelf> {
         fs::create_dir_all(dir).attempt(|| format!("create directory {}", dir.display()))?;
         let mut shelf = Shelf {
             dir: dir.to_owned(),
+            memory_mib,
             lock: None,
         };
         shelf.lock(FlockArg::LockShared)?;
@@ -59,8 +62,10 @@ impl Shelf {
         let qemu = machine::qemu()?;
         let key = self.key(&qemu)?;
         let dir = self.dir.join(&key);
+        let memory_mib = self.memory_mib;
         let plan = |dir: &Path| Plan {
             qemu: qemu.clone(),
+            memory_mib,
             kernel: dir.join("vmlinux"),
             initramfs: dir.join("initramfs.cpio"),
             tree: tree.to_owned(),
@@ -85,6 +90,7 @@ impl Shelf {
     fn key(&self, qemu: &Path) -> Result<String> {
         let plan = Plan {
             qemu: qemu.to_owned(),
+            memory_mib: self.memory_mib,
             kernel: PathBuf::new(),
             initramfs: PathBuf::new(),
             tree: PathBuf::new(),
