@@ -37,6 +37,12 @@ impl Container {
         }
     }
 
+    /// Its init is not there yet.
+    pub fn making(&self) -> bool {
+        let stage = self.processes.get("").map(|init| &init.stage);
+        matches!(stage, Some(Stage::Making))
+    }
+
     /// Its init has ended.
     pub fn ended(&self) -> bool {
         self.processes.get("").is_none_or(|init| init.exit().is_some())

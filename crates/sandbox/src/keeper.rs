@@ -40,7 +40,7 @@ pub struct Blueprint {
     /// In place of what the container's limits ask for, MiB.
     pub memory_mib: Option<u64>,
     /// The network namespace in which we live; none: the machine has no network.
-    pub network: Option<net::Claim>,
+    pub network: Option<net::Place>,
     /// How long the guest may take to come up.
     pub deadline: Duration,
     /// The program whose role `device` serves the devices: our own.

@@ -12,7 +12,7 @@
 
 mod calls;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -55,6 +55,8 @@ pub struct Sandbox {
 #[derive(Debug)]
 struct State {
     phase: Phase,
+    /// Containers that somebody is about to create.
+    expected: BTreeSet<String>,
     containers: BTreeMap<String, Container>,
     spans: Spans,
 }
@@ -116,6 +118,7 @@ impl Sandbox {
             plan,
             state: Mutex::new(State {
                 phase: Phase::Absent,
+                expected: BTreeSet::new(),
                 containers: BTreeMap::new(),
                 spans,
             }),
@@ -153,11 +156,69 @@ impl Sandbox {
         }
     }
 
-    /// Makes a container; the first one brings the machine up. Errors: nothing of it is left then.
+    /// Keeps a place for a container that will be created. Errors: `Exists`; `Gone` when the machine ends.
+    pub fn expect(&self, id: &str) -> Result<()> {
+        let mut state = self.state();
+        let ending = match &state.phase {
+            Phase::Absent | Phase::Booting => false,
+            Phase::Up(up) => up.stop.is_closed(),
+            Phase::Down(_) => true,
+        };
+        if ending {
+            return Err(Error::new(Kind::Gone, "the machine of the sandbox has ended"));
+        }
+        if state.containers.contains_key(id) || !state.expected.insert(id.to_owned()) {
+            return Err(Error::new(Kind::Exists, format!("container {id} exists already")));
+        }
+        Ok(())
+    }
+
+    /// It will not be created, or has been.
+    pub fn unexpect(&self, id: &str) {
+        self.state().expected.remove(id);
+        self.note();
+        self.stop_if_over();
+    }
+
+    /// Takes a container away whose creator has gone, whatever it does.
+    pub async fn discard(&self, id: &str) {
+        self.state().expected.remove(id);
+        let known = self
+            .until(|state| match state.containers.get(id) {
+                None => Some(false),
+                Some(container) if container.making() => None,
+                Some(_) => Some(true),
+            })
+            .await;
+        if known {
+            if let Ok(guest) = self.guest()
+                && let Err(e) = guest.remove(id).await
+            {
+                log::warn!("{}", e.chain());
+            }
+            let container = self.state().containers.remove(id);
+            drop(container);
+        }
+        self.note();
+        self.stop_if_over();
+    }
+
+    /// No other container is there or expected.
+    pub fn alone(&self, id: &str) -> bool {
+        let state = self.state();
+        state.containers.keys().chain(&state.expected).all(|other| other == id)
+    }
+
+    /// Makes a container that is expected; the first one brings the machine up. Errors: nothing of it is left then.
     pub async fn create(self: &Arc<Self>, create: Create) -> Result<()> {
         base::id::check(&create.id)?;
         let bundle = Bundle::open(&create.bundle)?;
-        self.enroll(&create, &bundle)?;
+        // Another one may be bringing the machine up.
+        self.until(|state| match &state.phase {
+            Phase::Booting => None,
+            _ => Some(Sandbox::enroll(state, &create, &bundle)),
+        })
+        .await?;
         let made = self.make(&create, &bundle).await;
         if let Err(e) = made {
             self.state().containers.remove(&create.id);
@@ -173,11 +234,14 @@ impl Sandbox {
         Ok(())
     }
 
-    fn enroll(&self, create: &Create, bundle: &Bundle) -> Result<()> {
-        let mut state = self.state();
+    fn enroll(state: &mut State, create: &Create, bundle: &Bundle) -> Result<()> {
         if state.containers.contains_key(&create.id) {
             let what = format!("container {} exists already", create.id);
             return Err(Error::new(Kind::Exists, what));
+        }
+        if !state.expected.remove(&create.id) {
+            let what = format!("nobody keeps a place for container {}", create.id);
+            return Err(Error::new(Kind::State, what));
         }
         match &state.phase {
             Phase::Booting => return Err(Error::new(Kind::State, "the sandbox is being started")),
@@ -398,7 +462,9 @@ impl Sandbox {
         let over = {
             let state = self.state();
             let mut all = state.containers.values();
-            !state.containers.is_empty() && all.all(|container| container.ended() && container.deserted())
+            !state.containers.is_empty()
+                && state.expected.is_empty()
+                && all.all(|container| container.ended() && container.deserted())
         };
         if over {
             self.stop(None);
@@ -435,7 +501,7 @@ impl Sandbox {
     }
 
     /// Waits until the machine has ended; the reason, if we did not want it.
-    async fn down(&self) -> Option<String> {
+    pub async fn down(&self) -> Option<String> {
         self.until(|state| match &state.phase {
             Phase::Down(reason) => Some(reason.clone()),
             _ => None,

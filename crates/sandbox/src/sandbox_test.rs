@@ -136,6 +136,7 @@ impl Stage {
             rootfs: Vec::new(),
             stdio: Stdio::new(),
         };
+        self.sandbox.expect("c1")?;
         self.sandbox.create(create).await
     }
 
