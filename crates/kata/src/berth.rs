@@ -19,8 +19,9 @@ use std::path::{Path, PathBuf};
 
 use base::file::{OwnedDir, remove_tree};
 use base::{Context, Error, Kind, Result};
+use nix::mount::{MntFlags, umount2};
 
-use crate::cgroup;
+use crate::cgroup::{self, unescape};
 
 const SANDBOX: &str = "sandbox";
 const CONTAINERS: &str = "containers";
@@ -67,7 +68,7 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        let gone = close(&self.dir).and_then(|last| if last { remove_tree(&self.dir) } else { Ok(()) });
+        let gone = close(&self.dir).and_then(|last| if last { remove(&self.dir) } else { Ok(()) });
         if let Err(e) = gone {
             log::warn!("{}", e.chain());
         }
@@ -133,10 +134,9 @@ pub fn clear(dir: &Path) -> Result<()> {
         let id = dir.file_name().unwrap_or_default().to_string_lossy();
         let entry = entry(home, &id);
         match fs::remove_file(&entry) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
-            other => Ok(other.unwrap_or(())),
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            other => other.attempt(|| format!("remove {}", entry.display()))?,
         }
-        .attempt(|| format!("remove {}", entry.display()))?;
         last = close(home)?;
         let left = if last {
             sandbox::saved::end_leftovers(home)
@@ -151,9 +151,32 @@ pub fn clear(dir: &Path) -> Result<()> {
         log::warn!("{}", e.chain());
     }
     if let Some(home) = home.filter(|_| last) {
-        remove_tree(&home)?;
+        remove(&home)?;
+    }
+    remove(dir)
+}
+
+/// Removes a directory of ours. The monitor may still have the files of containers mounted there: those are never removed.
+fn remove(dir: &Path) -> Result<()> {
+    for mount in mounts(dir)?.iter().rev() {
+        let detached = umount2(mount, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
+        detached.attempt(|| format!("unmount {}", mount.display()))?;
+    }
+    if let Some(mount) = mounts(dir)?.first() {
+        let what = format!("remove directory {}", dir.display());
+        let why = format!("{} is mounted: unmount it first", mount.display());
+        return Err(Error::new(Kind::State, what).because(why));
     }
     remove_tree(dir)
+}
+
+/// What is mounted at or below `dir`, in the order in which it was.
+fn mounts(dir: &Path) -> Result<Vec<PathBuf>> {
+    let table =
+        fs::read_to_string("/proc/thread-self/mountinfo").attempt(|| "read /proc/thread-self/mountinfo".into())?;
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
+    Ok(points.filter(|point| point.starts_with(&dir)).collect())
 }
 
 /// Removes the list of containers if none is left: then nobody can join any more. True when it is gone.
@@ -252,6 +275,31 @@ mod tests {
         assert_eq!(names(root.path()), ["@a", "b"]);
         drop((second, old));
         assert!(names(root.path()).is_empty());
+    }
+
+    #[test]
+    fn what_is_mounted_is_not_removed() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: mounts need root");
+            return;
+        }
+        let thread = std::thread::spawn(|| {
+            sandbox::share::isolate().unwrap();
+            let root = tempfile::tempdir().unwrap();
+            let volume = root.path().join("a volume");
+            fs::create_dir(&volume).unwrap();
+            fs::write(volume.join("file"), "x").unwrap();
+            let home = Home::make(root.path(), "a").unwrap();
+            let berth = Berth::take(home.path(), "a").unwrap();
+            let (none, place) = (None::<&str>, home.path().join("m 0"));
+            fs::create_dir(&place).unwrap();
+            nix::mount::mount(Some(&volume), &place, none, nix::mount::MsFlags::MS_BIND, none).unwrap();
+            assert_eq!(mounts(home.path()).unwrap(), [place]);
+            drop((berth, home));
+            assert_eq!(names(root.path()), ["a volume"]);
+            assert!(volume.join("file").exists());
+        });
+        thread.join().unwrap();
     }
 
     #[test]

@@ -126,11 +126,12 @@ fn ask(namespace: &File) -> Result<Option<PathBuf>> {
         .attempt(|| "limit the wait".into())?;
     let mut line = Vec::new();
     let read = BufReader::new(socket.take(LONGEST)).read_until(b'\n', &mut line);
-    // It ends: whoever asks again will see.
-    if matches!(read, Ok(0)) {
-        return Ok(None);
-    }
-    read.attempt(|| "read its answer".into())?;
+    match read {
+        // It ends, and lets go of the name.
+        Ok(0) => return Ok(None),
+        Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => return Ok(None),
+        other => other.attempt(|| "read its answer".into())?,
+    };
     line.pop();
     Ok(Some(PathBuf::from(OsString::from_vec(line))))
 }

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use base::{Context, Error, Kind, Result};
 
 use hierarchy::Hierarchy;
+pub use hierarchy::unescape;
 pub use place::Place;
 
 /// In the container's directory: one directory of a control group per line (the kernel allows no newline in their names).

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Context, Error, Kind, Result};
-use sandbox::Sandbox;
+use sandbox::{Origin, Sandbox};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
@@ -130,7 +130,9 @@ async fn enter(sandbox: &Sandbox, home: &Path, lease: &mut UnixStream) -> Result
     }
     let id = String::from_utf8_lossy(&line).trim_end().to_owned();
     base::id::check(&id)?;
-    sandbox.expect(&id)?;
+    let creator = lease.peer_cred().attempt(|| "look who makes a container".into())?;
+    let creator = creator.pid().unwrap_or_default();
+    sandbox.expect(&id, Origin::of(creator)?)?;
     let entered = async {
         let berth = Berth::take(home, &id)?;
         let told = lease.write_all(b"ready\n").await;

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use base::{Context, Kind, Result};
 use oci::Bundle;
-use sandbox::{Sandbox, Share, Spans, service, share};
+use sandbox::{Origin, Sandbox, Share, Spans, service, share};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -94,7 +94,7 @@ fn live(arguments: &Arguments, lease: UnixStream, origin: Instant) -> Result<()>
         let mut spans = Spans::since(origin);
         spans.end("monitor", origin);
         let sandbox = Sandbox::new(&arguments.id, home.path(), share, plan, spans)?;
-        sandbox.expect(&arguments.id)?;
+        sandbox.expect(&arguments.id, Origin::default())?;
         let leases = Leases::open(home.path(), &sandbox)?;
         hold(claim.socket, home.path(), &sandbox)?;
         serve(&sandbox, &door, leases, (lease, &arguments.id, berth.dir()), builder).await
