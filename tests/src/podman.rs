@@ -4,8 +4,8 @@
 //! it is dropped.
 
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::world::binaries;
@@ -23,6 +23,25 @@ pub struct Podman<'w> {
     netns: String,
 }
 
+/// conmon gives the runtime an environment of its own: the stores that ours names are handed over in a script.
+fn install(runtime: &Path) {
+    let kata = fs::canonicalize(binaries().join("kata")).expect("kata is built");
+    let stores =
+        ["KATA_GUEST_DIR", "KATA_TEMPLATE_DIR"].map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)));
+    let stores: Vec<String> = stores.into_iter().flatten().collect();
+    if stores.is_empty() {
+        symlink(kata, runtime).expect("link it");
+        return;
+    }
+    let script = format!(
+        "#!/bin/sh\nexec env {} {} runtime \"$@\"\n",
+        stores.join(" "),
+        kata.display()
+    );
+    fs::write(runtime, script).expect("write the script");
+    fs::set_permissions(runtime, fs::Permissions::from_mode(0o755)).expect("let it run");
+}
+
 impl<'w> Podman<'w> {
     /// None when it is not installed.
     pub fn new(world: &'w World) -> Option<Podman<'w>> {
@@ -33,11 +52,7 @@ impl<'w> Podman<'w> {
             Runtime::Ours => dir.join("kata-runtime"),
         };
         if world.runtime == Runtime::Ours {
-            symlink(
-                fs::canonicalize(binaries().join("kata")).expect("kata is built"),
-                &runtime,
-            )
-            .expect("link it");
+            install(&runtime);
         }
         // Locks in files: those in shared memory are the machine's. Limits that may be set everywhere.
         let config = "[engine]\ncgroup_manager = \"cgroupfs\"\nlock_type = \"file\"\nevents_logger = \"file\"\n\

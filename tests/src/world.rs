@@ -105,7 +105,7 @@ impl World {
 
     /// The sandbox directory of a container.
     pub fn sandbox(&self, name: &str) -> PathBuf {
-        self.root().join(self.id(name))
+        self.root().join(self.id(name)).join("sandbox")
     }
 
     /// A bundle whose process is `sh -c script`.

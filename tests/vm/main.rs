@@ -13,6 +13,7 @@ mod limits;
 mod mounts;
 mod network;
 mod podman;
+mod pods;
 mod porcelain;
 mod process;
 mod scale;
@@ -46,6 +47,7 @@ fn main() {
         crash::cases,
         porcelain::cases,
         podman::cases,
+        pods::cases,
         template::cases,
         template_crash::cases,
         scale::cases,

@@ -3,18 +3,20 @@
 //! One container with its processes, as calls of the host see it. All may block for milliseconds. It does not know how the calls
 //! come in.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 
 use api::agent::{CreateContainerRequest, ExecProcessRequest, SignalProcessRequest, Stdio as Wanted};
 use base::{Context, Error, Kind, Result};
-use guest::{Attachment, Create, Nests, validate};
+use guest::{Attachment, Create, Join, LinuxNamespaceType, Nests, namespace, validate};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::events::Events;
 use crate::lock::lock;
+use crate::memory::Memory;
 use crate::process::Process;
 use crate::reaper::{OomKilled, Reaper};
 use crate::registry::Registry;
@@ -32,6 +34,8 @@ pub struct Container {
     reaper: Arc<Reaper>,
     events: Arc<Events>,
     oom: Option<JoinHandle<()>>,
+    /// What it shares with others.
+    _memory: Vec<Arc<Memory>>,
     paused: AtomicBool,
     /// Set when removal begins: nothing is launched any more.
     closed: AtomicBool,
@@ -46,6 +50,7 @@ impl Container {
     pub fn create(
         request: &CreateContainerRequest,
         attachments: Vec<Attachment>,
+        (namespaces, memory): (Vec<Join>, Vec<Arc<Memory>>),
         nests: &Nests,
         reaper: &Arc<Reaper>,
         events: &Arc<Events>,
@@ -58,6 +63,7 @@ impl Container {
             id: request.id.clone(),
             spec,
             attachments,
+            namespaces,
             stdio: theirs,
         };
         let (inner, process) = guest::Container::create(wanted, nests)?;
@@ -80,6 +86,7 @@ impl Container {
             reaper: Arc::clone(reaper),
             events: Arc::clone(events),
             oom: watch.map(follow),
+            _memory: memory,
             paused: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             launching: RwLock::new(()),
@@ -90,6 +97,12 @@ impl Container {
     /// The pid of its init.
     pub fn pid(&self) -> i32 {
         self.init.pid()
+    }
+
+    /// The namespace of a type that its init is in. Errors: `Gone` when that has ended.
+    pub fn namespace(&self, kind: LinuxNamespaceType) -> Result<OwnedFd> {
+        let pid = self.pid();
+        self.reaper.with(pid, || namespace::of(pid, kind))
     }
 
     /// The library's view of it.

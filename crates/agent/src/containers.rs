@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use api::agent::{CreateContainerRequest, attachment};
 use base::{Context, Error, Kind, Result};
-use guest::{Attachment, Nests};
+use guest::{Attachment, Join, LinuxNamespaceType, Nests};
 
 use crate::container::Container;
 use crate::events::Events;
+use crate::memory::{Memories, Memory};
 use crate::mounts::CGROUPS;
 use crate::reaper::Reaper;
 use crate::registry::Registry;
@@ -21,6 +22,7 @@ use crate::share::Shares;
 pub struct Containers {
     all: Registry<Container>,
     shares: Shares,
+    memories: Memories,
     nests: Nests,
     reaper: Arc<Reaper>,
     events: Arc<Events>,
@@ -32,6 +34,7 @@ impl Containers {
         Containers {
             all: Registry::new("container"),
             shares: Shares::default(),
+            memories: Memories::default(),
             nests: Nests::new(Path::new(CGROUPS)),
             reaper,
             events,
@@ -49,24 +52,58 @@ impl Containers {
     pub fn create(&self, request: &CreateContainerRequest) -> Result<i32> {
         guest::validate::id(&request.id)?;
         let reserved = self.all.reserve(&request.id)?;
-        let attachments = self.attachments(request)?;
-        let container = Container::create(request, attachments, &self.nests, &self.reaper, &self.events)?;
+        let (attachments, memory) = self.attachments(request)?;
+        let namespaces = self.namespaces(request)?;
+        let container = Container::create(
+            request,
+            attachments,
+            (namespaces, memory),
+            &self.nests,
+            &self.reaper,
+            &self.events,
+        )?;
         let pid = container.pid();
         reserved.fill(Arc::new(container));
         Ok(pid)
     }
 
-    fn attachments(&self, request: &CreateContainerRequest) -> Result<Vec<Attachment>> {
-        let found = request.attachments.iter().map(|attachment| {
+    fn attachments(&self, request: &CreateContainerRequest) -> Result<(Vec<Attachment>, Vec<Arc<Memory>>)> {
+        let (mut found, mut held) = (Vec::new(), Vec::new());
+        for attachment in &request.attachments {
             let what = || format!("attach {}", place(attachment.mount));
-            let Some(attachment::Source::Share(share)) = &attachment.source else {
-                return Err(Error::new(Kind::Invalid, what()).because("it has no source"));
+            let path = match &attachment.source {
+                Some(attachment::Source::Share(share)) => self.shares.find(&share.tag, &share.path).attempt(what)?,
+                Some(attachment::Source::Memory(wanted)) => {
+                    let memory = self.memories.find(&wanted.name, wanted.bytes).attempt(what)?;
+                    let path = memory.path().to_owned();
+                    held.push(memory);
+                    path
+                }
+                _ => return Err(Error::new(Kind::Invalid, what()).because("it has no source")),
             };
-            let path = self.shares.find(&share.tag, &share.path).attempt(what)?;
-            Ok(Attachment {
+            found.push(Attachment {
                 mount: attachment.mount,
                 path,
-            })
+            });
+        }
+        Ok((found, held))
+    }
+
+    fn namespaces(&self, request: &CreateContainerRequest) -> Result<Vec<Join>> {
+        let found = request.namespaces.iter().map(|namespace| {
+            let what = || {
+                format!(
+                    "join the {} namespace of container {}",
+                    namespace.type_, namespace.container
+                )
+            };
+            let kind = LinuxNamespaceType::try_from(namespace.type_.as_str())
+                .context(Kind::Invalid, || format!("namespace type {:?}", namespace.type_))?;
+            let of = match namespace.container.as_str() {
+                "" => None,
+                id => Some(self.all.get(id).and_then(|other| other.namespace(kind)).attempt(what)?),
+            };
+            Ok(Join { kind, of })
         });
         found.collect()
     }

@@ -11,6 +11,7 @@ mod containers;
 mod events;
 mod hello;
 mod lock;
+mod memory;
 mod modules;
 mod mounts;
 mod network;

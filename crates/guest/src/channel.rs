@@ -30,15 +30,16 @@ use crate::sys;
 
 /// No message is longer; error texts are cut.
 const LONGEST: usize = 16 << 10;
-/// The request and three streams.
-const MOST_FDS: usize = 4;
+/// The request, all namespaces but those of mounts and of the network, and three streams.
+const MOST_FDS: usize = 10;
 
 /// What is said, in both directions.
 #[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub enum Message {
     /// Agent: where the process will be.
     Prepare(Shape),
-    /// Agent: the request is in the first descriptor, the streams (if no terminal is asked for) in the others.
+    /// Agent: the request is in the first descriptor, the namespaces that are joined in the next, the streams (if no terminal is asked
+    /// for) in the last.
     Request,
     /// Helper: something was not done as asked; to be logged.
     Warning(String),

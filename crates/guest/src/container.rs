@@ -14,6 +14,7 @@ use crate::cgroup::{Cgroup, OomWatch, Stats};
 use crate::channel::Message;
 use crate::launch::{Process, Request, Stdio, Waiting, launch, start_helper};
 use crate::localize::localize;
+use crate::namespace::Join;
 use crate::nest::{Nest, Nests, Shape};
 use crate::task::{self, Task};
 use crate::validate;
@@ -36,6 +37,8 @@ pub struct Create {
     pub spec: oci::Spec,
     /// The rootfs, and the source of each bind mount that is not the guest's own.
     pub attachments: Vec<Attachment>,
+    /// What the namespaces are that the spec names by paths.
+    pub namespaces: Vec<Join>,
     /// The init's streams.
     pub stdio: Stdio,
 }
@@ -65,25 +68,32 @@ impl Container {
             id,
             spec,
             attachments,
+            namespaces,
             stdio,
         } = create;
         validate::id(&id)?;
         validate::spec(&spec)?;
-        let spec = localize(spec, &attachments)?;
+        let spec = localize(spec, &attachments, &namespaces)?;
         let process = spec
             .process()
             .as_ref()
             .ok_or_else(|| Error::new(Kind::Invalid, "process is missing"))?;
         same_stdio(process, &stdio)?;
+        let joined = namespaces.into_iter().filter_map(|join| Some((join.kind, join.of?)));
+        let (kinds, joined): (Vec<_>, Vec<_>) = joined.unzip();
         let Nest {
             channel, pid, cgroup, ..
-        } = nests.take(&spec)?;
+        } = nests.take(&spec, &kinds)?;
         if let Some(resources) = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) {
             cgroup.apply(resources)?;
         }
-        let request = Request { id, spec };
-        let (process, waiting) = launch(channel, pid, &request, stdio)?;
-        let Request { id, spec } = request;
+        let request = Request {
+            id,
+            spec,
+            joined: kinds,
+        };
+        let (process, waiting) = launch(channel, pid, &request, joined, stdio)?;
+        let Request { id, spec, .. } = request;
         let container = Container {
             id,
             spec,
@@ -132,10 +142,11 @@ impl Container {
         let request = Request {
             id: self.id.clone(),
             spec,
+            joined: Vec::new(),
         };
         let channel = start_helper()?;
         channel.send(&Message::Prepare(Shape::further(self.cgroup.path(), self.init)), &[])?;
-        let (process, waiting) = launch(channel, None, &request, stdio)?;
+        let (process, waiting) = launch(channel, None, &request, Vec::new(), stdio)?;
         waiting.go()?;
         Ok(process)
     }

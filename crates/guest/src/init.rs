@@ -68,31 +68,32 @@ fn serve(channel: &Channel) -> Result<()> {
     Cgroup::enter(&shape.cgroup, shape.join)?;
     let early = shape.early();
     if early.is_empty() {
-        let Some((request, streams)) = take(channel)? else {
+        let Some(order) = take(channel)? else {
             return Ok(());
         };
-        let rootfs = enter(&shape, &request)?;
-        return fork(channel, || live(channel, &shape, &request, rootfs, streams));
+        let rootfs = enter(&shape, &order.request, order.joined)?;
+        return fork(channel, || live(channel, &shape, &order.request, rootfs, order.streams));
     }
     nix::sched::unshare(early).attempt(|| format!("make the namespaces {early:?}"))?;
     fork(channel, || {
-        let Some((request, streams)) = take(channel)? else {
+        let Some(order) = take(channel)? else {
             std::process::exit(0);
         };
-        let rootfs = enter(&shape, &request)?;
-        live(channel, &shape, &request, rootfs, streams)
+        let rootfs = enter(&shape, &order.request, order.joined)?;
+        live(channel, &shape, &order.request, rootfs, order.streams)
     })
 }
 
 /// Opens what the guest has for a new container, and leaves the guest's namespaces for those that are still missing; or enters those
 /// of a container that runs.
-fn enter(shape: &Shape, request: &Request) -> Result<Option<Rootfs>> {
+fn enter(shape: &Shape, request: &Request, joined: Vec<OwnedFd>) -> Result<Option<Rootfs>> {
     if let Some(init) = shape.join {
         namespace::join(&request.spec, init)?;
         return Ok(None);
     }
     let rootfs = Rootfs::open(&request.spec)?;
-    namespace::unshare(&request.spec, shape.early())?;
+    let joined: Vec<_> = request.joined.iter().copied().zip(joined).collect();
+    namespace::leave(&request.spec, shape.early(), &joined)?;
     Ok(Some(rootfs))
 }
 
@@ -130,8 +131,16 @@ fn live(
     program::run(channel, request, false, &stdio)
 }
 
-/// The request with the streams.
-fn take(channel: &Channel) -> Result<Option<(Request, Vec<OwnedFd>)>> {
+/// A request with its descriptors.
+#[derive(Debug)]
+struct Order {
+    request: Request,
+    /// Namespaces.
+    joined: Vec<OwnedFd>,
+    streams: Vec<OwnedFd>,
+}
+
+fn take(channel: &Channel) -> Result<Option<Order>> {
     let Some((_, mut fds)) = channel.receive()? else {
         return Ok(None);
     };
@@ -145,9 +154,18 @@ fn take(channel: &Channel) -> Result<Option<(Request, Vec<OwnedFd>)>> {
     let read = std::fs::File::from(text).read_to_end(&mut bytes);
     read.attempt(|| "read the request".into())?;
     // From a slice, as the agent parses the spec: code that an emulated guest has translated already.
-    let request = serde_json::from_slice(&bytes).context(Kind::Bug, || "decode the request".into())?;
-    Ok(Some((request, fds)))
+    let request: Request = serde_json::from_slice(&bytes).context(Kind::Bug, || "decode the request".into())?;
+    if fds.len() < request.joined.len() {
+        return Err(Error::new(Kind::Bug, "a namespace is missing"));
+    }
+    let streams = fds.split_off(request.joined.len());
+    Ok(Some(Order {
+        request,
+        joined: fds,
+        streams,
+    }))
 }
+
 /// Runs `child` in a child, whose pid the agent has learnt by then; returns in the parent only.
 fn fork(channel: &Channel, child: impl FnOnce() -> Result<Infallible>) -> Result<()> {
     let (told, tell) = std::io::pipe().attempt(|| "make a pipe".into())?;

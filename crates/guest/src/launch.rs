@@ -50,6 +50,8 @@ pub struct Request {
     pub id: String,
     /// Localized.
     pub spec: oci::Spec,
+    /// Types of the namespaces that are joined.
+    pub joined: Vec<oci::LinuxNamespaceType>,
 }
 
 /// A process that waits for the word to execute its program; it ends if this is dropped.
@@ -111,11 +113,17 @@ pub fn start_helper() -> Result<Channel> {
 }
 
 /// Has the helper at the other end of `channel`, or the process `pid` that it has forked, do what `request` says, until the process
-/// is ready for its program.
-pub fn launch(channel: Channel, pid: Option<i32>, request: &Request, stdio: Stdio) -> Result<(Process, Waiting)> {
+/// is ready for its program. `joined`: the namespaces of [`Request::joined`].
+pub fn launch(
+    channel: Channel,
+    pid: Option<i32>,
+    request: &Request,
+    joined: Vec<OwnedFd>,
+    stdio: Stdio,
+) -> Result<(Process, Waiting)> {
     let process = request.spec.process().as_ref();
     let process = process.ok_or_else(|| Error::new(Kind::Bug, "launch without a process"))?;
-    channel.ask(request, stdio)?;
+    channel.ask(request, joined, stdio)?;
     let mut pid = pid;
     while let Some((message, mut fds)) = channel.receive()? {
         match (note(message)?, pid) {
@@ -139,12 +147,13 @@ pub fn launch(channel: Channel, pid: Option<i32>, request: &Request, stdio: Stdi
 }
 
 impl Channel {
-    fn ask(&self, request: &Request, stdio: Stdio) -> Result<()> {
+    fn ask(&self, request: &Request, joined: Vec<OwnedFd>, stdio: Stdio) -> Result<()> {
         let json = serde_json::to_vec(request).context(Kind::Bug, || "encode the request".into())?;
         let memory = memfd_create(c"request", MFdFlags::MFD_CLOEXEC).attempt(|| "make a memfd".into())?;
         let mut memory = std::fs::File::from(memory);
         memory.write_all(&json).attempt(|| "write the request".into())?;
         let mut fds = vec![OwnedFd::from(memory)];
+        fds.extend(joined);
         if let Stdio::Streams { stdin, stdout, stderr } = stdio {
             let null = || {
                 let file = std::fs::File::options().read(true).write(true).open("/dev/null");

@@ -21,7 +21,7 @@ pub mod init;
 mod launch;
 pub mod localize;
 mod mount;
-mod namespace;
+pub mod namespace;
 mod nest;
 mod program;
 mod rlimit;
@@ -35,5 +35,7 @@ pub mod validate;
 
 pub use container::{Attachment, Container, Create};
 pub use launch::{Process, Stdio};
+pub use namespace::Join;
 pub use nest::Nests;
+pub use oci_spec::runtime::LinuxNamespaceType;
 pub use task::Task;

@@ -9,13 +9,14 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Spec};
 
 use crate::container::Attachment;
 use crate::mount::Options;
+use crate::namespace::Join;
 
 /// What a spec may bind from the guest itself: there is no other than the guest's.
 const OF_THE_GUEST: [&str; 3] = ["/proc", "/sys", "/dev"];
 
 /// The spec with guest paths, without what only the host has. Errors: `Invalid` for attachments that do not
 /// fit, `Unsupported` for what cannot cross into a machine, with the reason.
-pub fn localize(mut spec: Spec, attachments: &[Attachment]) -> Result<Spec> {
+pub fn localize(mut spec: Spec, attachments: &[Attachment], namespaces: &[Join]) -> Result<Spec> {
     for attachment in attachments {
         if !attachment.path.is_absolute() {
             let path = attachment.path.display();
@@ -28,7 +29,7 @@ pub fn localize(mut spec: Spec, attachments: &[Attachment]) -> Result<Spec> {
     root(&mut spec, attachments)?;
     mounts(&mut spec, attachments)?;
     if let Some(linux) = spec.linux_mut() {
-        confine(linux)?;
+        confine(linux, namespaces)?;
     }
     if let Some(process) = spec.process_mut() {
         if process.apparmor_profile().as_ref().is_some_and(|name| !name.is_empty()) {
@@ -99,12 +100,15 @@ fn is_bind(mount: &Mount) -> Result<bool> {
         .is_some())
 }
 
-fn confine(linux: &mut Linux) -> Result<()> {
+fn confine(linux: &mut Linux, known: &[Join]) -> Result<()> {
     let unsupported = |what: String| Err(Error::new(Kind::Unsupported, what));
     let mut namespaces = linux.namespaces().clone().unwrap_or_default();
     // All containers of a machine share its network; one of the host cannot be entered from here anyway.
     namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Network);
-    for namespace in &namespaces {
+    for namespace in &mut namespaces {
+        if known.iter().any(|join| join.kind == namespace.typ()) {
+            namespace.set_path(None);
+        }
         if let Some(path) = namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty()) {
             return unsupported(format!(
                 "linux.namespaces: the {} namespace {} is of the host's kernel; the container runs on its own",
@@ -164,7 +168,7 @@ mod tests {
 
     #[test]
     fn host_paths_become_guest_paths_and_host_things_go() {
-        let local = localize(spec(&sample()), &[at(-1, "/g/root"), at(1, "/g/m1")]).unwrap();
+        let local = localize(spec(&sample()), &[at(-1, "/g/root"), at(1, "/g/m1")], &[]).unwrap();
         assert_eq!(local.root().as_ref().unwrap().path(), Path::new("/g/root"));
         let mounts = local.mounts().as_ref().unwrap();
         assert_eq!(mounts[1].source().as_deref(), Some(Path::new("/g/m1")));
@@ -187,12 +191,12 @@ mod tests {
             vec![at(-1, "/r"), at(1, "/m"), at(3, "/x")],
             vec![at(-1, "/r"), at(1, "/m"), at(-2, "/x")],
         ] {
-            let refused = localize(spec(&sample()), &attachments).unwrap_err();
+            let refused = localize(spec(&sample()), &attachments, &[]).unwrap_err();
             assert_eq!(refused.kind(), Kind::Invalid, "{attachments:?}");
         }
         let mut escaping = sample();
         escaping["mounts"][2]["source"] = "/dev/../etc".into();
-        assert!(localize(spec(&escaping), &[at(-1, "/r"), at(1, "/m")]).is_err());
+        assert!(localize(spec(&escaping), &[at(-1, "/r"), at(1, "/m")], &[]).is_err());
     }
 
     #[test]
@@ -200,9 +204,15 @@ mod tests {
         for kind in ["pid", "ipc", "uts", "mount", "user", "cgroup", "time"] {
             let mut json = sample();
             json["linux"]["namespaces"] = serde_json::json!([{"type": kind, "path": "/proc/1/ns/x"}]);
-            let refused = localize(spec(&json), &[at(-1, "/r"), at(1, "/m")]).unwrap_err();
+            let known = |kind| Join { kind, of: None };
+            let others = [known(LinuxNamespaceType::Network)];
+            let refused = localize(spec(&json), &[at(-1, "/r"), at(1, "/m")], &others).unwrap_err();
             assert_eq!(refused.kind(), Kind::Unsupported);
             assert!(refused.chain().contains("host"), "{}", refused.chain());
+            let known = [known(LinuxNamespaceType::try_from(kind).unwrap())];
+            let local = localize(spec(&json), &[at(-1, "/r"), at(1, "/m")], &known).unwrap();
+            let linux = local.linux().as_ref().unwrap();
+            assert!(linux.namespaces().as_ref().unwrap()[0].path().is_none());
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
 
 use base::pidfd::Pidfd;
 use base::{Context, Error, Kind, Result};
@@ -19,10 +20,40 @@ pub const EARLY: CloneFlags = CloneFlags::CLONE_NEWPID
     .union(CloneFlags::CLONE_NEWIPC)
     .union(CloneFlags::CLONE_NEWUTS);
 
-/// Which of them a container's process may begin with: all or none. What follows upon a user namespace belongs to it, and one of
-/// time begins with a fork.
-pub fn early(spec: &Spec) -> CloneFlags {
-    let wanted = wanted(spec);
+/// A namespace that the spec names by a path, which is the host's.
+#[derive(Debug)]
+pub struct Join {
+    /// Its type.
+    pub kind: LinuxNamespaceType,
+    /// What it is in the guest; none: a new one.
+    pub of: Option<OwnedFd>,
+}
+
+/// The namespace of a type in which the process `pid` is, which must not be reaped meanwhile.
+pub fn of(pid: i32, kind: LinuxNamespaceType) -> Result<OwnedFd> {
+    let path = format!("/proc/{pid}/ns/{}", name_of(kind));
+    fs::File::open(&path)
+        .map(OwnedFd::from)
+        .attempt(|| format!("open namespace {path}"))
+}
+
+fn name_of(kind: LinuxNamespaceType) -> &'static str {
+    match kind {
+        LinuxNamespaceType::Mount => "mnt",
+        LinuxNamespaceType::Cgroup => "cgroup",
+        LinuxNamespaceType::Uts => "uts",
+        LinuxNamespaceType::Ipc => "ipc",
+        LinuxNamespaceType::User => "user",
+        LinuxNamespaceType::Pid => "pid",
+        LinuxNamespaceType::Network => "net",
+        LinuxNamespaceType::Time => "time",
+    }
+}
+
+/// Which of them a container's process may begin with that joins `joined`: all or none. What follows upon a user namespace belongs to
+/// it, and one of time begins with a fork.
+pub fn early(spec: &Spec, joined: &[LinuxNamespaceType]) -> CloneFlags {
+    let wanted = wanted(spec) - flags(joined);
     let first = CloneFlags::CLONE_NEWUSER | flag(LinuxNamespaceType::Time);
     if wanted.contains(EARLY) && !wanted.intersects(first) {
         EARLY
@@ -31,9 +62,19 @@ pub fn early(spec: &Spec) -> CloneFlags {
     }
 }
 
-/// Leaves the guest's namespaces for new ones, but for those `left` before; those of pids and time begin with the next fork.
-pub fn unshare(spec: &Spec, left: CloneFlags) -> Result<()> {
-    let wanted = wanted(spec) - left;
+/// Leaves the guest's namespaces, but for those `left` before, for those to be joined and for new ones; those of pids and time begin
+/// with the next fork.
+pub fn leave(spec: &Spec, left: CloneFlags, joined: &[(LinuxNamespaceType, OwnedFd)]) -> Result<()> {
+    // Who has entered a user namespace has rights in what belongs to it, and in nothing else.
+    let (users, others): (Vec<_>, Vec<_>) = joined.iter().partition(|(kind, _)| *kind == LinuxNamespaceType::User);
+    for (kind, namespace) in others.into_iter().chain(users) {
+        setns(namespace.as_fd(), flag(*kind)).attempt(|| format!("join a namespace of type {kind}"))?;
+        if *kind == LinuxNamespaceType::User {
+            become_root()?;
+        }
+    }
+    let kinds: Vec<_> = joined.iter().map(|(kind, _)| *kind).collect();
+    let wanted = wanted(spec) - left - flags(&kinds);
     if wanted.contains(CloneFlags::CLONE_NEWUSER) {
         unshare_user(spec)?;
     }
@@ -110,6 +151,10 @@ fn wanted(spec: &Spec) -> CloneFlags {
         .iter()
         .flat_map(|linux| linux.namespaces().iter().flatten());
     namespaces.fold(CloneFlags::empty(), |all, namespace| all | flag(namespace.typ()))
+}
+
+fn flags(kinds: &[LinuxNamespaceType]) -> CloneFlags {
+    kinds.iter().fold(CloneFlags::empty(), |all, kind| all | flag(*kind))
 }
 
 fn flag(kind: LinuxNamespaceType) -> CloneFlags {
@@ -190,6 +235,38 @@ fn become_root() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_begins_early_only_in_namespaces_that_are_all_new() {
+        let json = |more: &str| {
+            let kinds = format!(r#"{{"type":"pid"}},{{"type":"ipc"}},{{"type":"uts"}},{{"type":"mount"}}{more}"#);
+            let spec = format!(r#"{{"ociVersion":"1.0.2","linux":{{"namespaces":[{kinds}]}}}}"#);
+            serde_json::from_str::<Spec>(&spec).unwrap()
+        };
+        let (usual, user) = (json(""), json(r#",{"type":"user"}"#));
+        assert_eq!(early(&usual, &[]), EARLY);
+        for joined in [LinuxNamespaceType::Pid, LinuxNamespaceType::Ipc] {
+            assert!(early(&usual, &[joined]).is_empty(), "{joined}");
+        }
+        assert_eq!(early(&usual, &[LinuxNamespaceType::Cgroup]), EARLY);
+        assert!(early(&user, &[]).is_empty());
+    }
+
+    #[test]
+    fn the_namespaces_of_a_process_are_opened_by_their_type() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        for (kind, name) in [
+            (LinuxNamespaceType::Ipc, "ipc"),
+            (LinuxNamespaceType::Pid, "pid"),
+            (LinuxNamespaceType::Mount, "mnt"),
+        ] {
+            let opened = of(own, kind).unwrap();
+            let inode = nix::sys::stat::fstat(&opened).unwrap().st_ino;
+            let path = format!("/proc/self/ns/{name}");
+            assert_eq!(inode, nix::sys::stat::stat(path.as_str()).unwrap().st_ino);
+        }
+        assert!(of(i32::MAX, LinuxNamespaceType::Uts).is_err());
+    }
 
     #[test]
     fn parameters_are_found_with_dots_and_slashes() {

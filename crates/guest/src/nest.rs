@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use base::{Error, Kind, Result};
 use nix::sched::CloneFlags;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
@@ -120,9 +120,9 @@ impl Nests {
         Ok(())
     }
 
-    /// One for this spec: that which was made for later, if it fits.
-    pub(crate) fn take(&self, spec: &Spec) -> Result<Nest> {
-        let early = namespace::early(spec);
+    /// One for this spec, whose process joins namespaces of these types: that which was made for later, if it fits.
+    pub(crate) fn take(&self, spec: &Spec, joined: &[LinuxNamespaceType]) -> Result<Nest> {
+        let early = namespace::early(spec, joined);
         let spare = {
             let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
             spare.take_if(|spare| spare.early == early)

@@ -185,7 +185,13 @@ fn confinement(linux: &Linux, spec: &Spec) -> Result<()> {
     }
     let mappings = |mappings: &Option<Vec<_>>| mappings.as_ref().is_some_and(|mappings| !mappings.is_empty());
     let mapped = (mappings(linux.uid_mappings()), mappings(linux.gid_mappings()));
+    // One that is joined has its mappings; those that the spec repeats are its.
+    let joined = linux.namespaces().iter().flatten().any(|namespace| {
+        let path = namespace.path().as_ref();
+        namespace.typ() == LinuxNamespaceType::User && path.is_some_and(|path| !path.as_os_str().is_empty())
+    });
     match (has(LinuxNamespaceType::User), mapped) {
+        (true, _) if joined => {}
         (true, (true, true)) | (false, (false, false)) => {}
         (true, _) => return invalid("linux.uidMappings and gidMappings are needed for a user namespace"),
         (false, _) => return invalid("linux.uidMappings and gidMappings need a user namespace"),

@@ -3,6 +3,7 @@
 //! One host binary. Its role is its name (`kata-runtime`) or its first word; each role is one folder here, and a process
 //! that needs another role re-executes itself.
 
+mod berth;
 mod cgroup;
 mod device;
 mod doctor;

@@ -20,4 +20,4 @@ mod tap;
 mod traffic;
 
 pub use network::{Network, Nic};
-pub use place::{Claim, Place};
+pub use place::{Claim, Place, answer};

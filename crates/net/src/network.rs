@@ -14,11 +14,11 @@ use api::agent::ConfigureNetworkRequest;
 use base::{Context, Error, Kind, Result};
 use netlink::{Link, Mac, Socket};
 
+use crate::Place;
 use crate::plan;
 use crate::scan::Scan;
 use crate::tap::Tap;
 use crate::traffic;
-use crate::{Claim, Place};
 
 /// Hardware addresses of devices begin so: administered locally, then "kata".
 const DEVICES: [u8; 5] = [2, b'k', b'a', b't', b'a'];
@@ -54,11 +54,11 @@ struct Device {
 }
 
 impl Network {
-    /// Ties the interfaces of the namespace that this thread has entered, which is `claim`ed for it.
-    pub fn attach(claim: &Claim) -> Result<Network> {
+    /// Ties the interfaces of the namespace that this thread has entered, and claimed, as `place`.
+    pub fn attach(place: &Place) -> Result<Network> {
         let mut socket = Socket::open()?;
         let scan = Scan::take(&mut socket)?;
-        let spare = match claim.place() {
+        let spare = match place {
             Place::Fresh => SPARE,
             Place::Prepared(_) => 1,
             Place::Empty => 0,

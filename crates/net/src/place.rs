@@ -2,21 +2,32 @@
 
 //! Which network namespace a sandbox lives in: decided by the spec, before anything is made.
 
+use std::ffi::OsString;
 use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsFd;
 use std::os::linux::fs::MetadataExt;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base::{Context, Error, Kind, Result};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::geteuid;
 use oci::spec::{LinuxNamespaceType, Spec};
 
 /// Of this thread.
 const OWN: &str = "/proc/thread-self/ns/net";
-/// A name that only one process of a network namespace can have, and which goes with it.
+/// A name that only one process of a network namespace can have, and which goes with it. To whoever connects it says which sandbox it
+/// is of: a path, and a newline.
 const CLAIM: &[u8] = b"kata-machine";
+/// How long that one may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest path.
+const LONGEST: u64 = 4097;
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +61,7 @@ impl Place {
         }
     }
 
-    /// Moves this thread there, and what it starts from now on. Errors: `Unsupported` when another machine is there.
+    /// Moves this thread there, and what it starts from now on. Errors: `State` when another machine is there.
     pub fn enter(&self) -> Result<Claim> {
         match self {
             Place::Empty | Place::Fresh => {
@@ -64,22 +75,65 @@ impl Place {
         }
         let name = SocketAddr::from_abstract_name(CLAIM).attempt(|| "name a socket".into())?;
         match UnixListener::bind_addr(&name) {
-            Ok(claim) => Ok(Claim {
+            Ok(socket) => Ok(Claim {
                 place: self.clone(),
-                _socket: claim,
+                socket,
             }),
             Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
                 let what = match self {
                     Place::Empty | Place::Fresh => "claim a network namespace".to_owned(),
                     Place::Prepared(path) => format!("join network namespace {}", path.display()),
                 };
-                let why = "the machine of another container is in it, and two machines cannot share a network stack \
-                           (container:… networks, pods of containers that are created one by one)";
-                Err(Error::new(Kind::Unsupported, what).because(why))
+                let why = "the machine of another sandbox is in it, and two machines cannot share a network stack";
+                Err(Error::new(Kind::State, what).because(why))
             }
             Err(e) => Err(e).attempt(|| "claim a network namespace".into()),
         }
     }
+}
+
+impl Place {
+    /// The sandbox whose machine is there, by its directory. Errors: `Denied` when somebody else than us holds its name.
+    pub fn holder(&self) -> Result<Option<PathBuf>> {
+        let Place::Prepared(path) = self else {
+            return Ok(None);
+        };
+        let what = || format!("ask for the sandbox in network namespace {}", path.display());
+        let namespace = File::open(path).attempt(what)?;
+        // A thread can look into a namespace without moving its process.
+        let asked = std::thread::Builder::new().spawn(move || ask(&namespace));
+        let asked = asked.attempt(what)?.join();
+        asked
+            .unwrap_or_else(|_| Err(Error::new(Kind::Bug, "the thread that asks has ended")))
+            .attempt(what)
+    }
+}
+
+fn ask(namespace: &File) -> Result<Option<PathBuf>> {
+    setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).attempt(|| "enter it".into())?;
+    let name = SocketAddr::from_abstract_name(CLAIM).attempt(|| "name a socket".into())?;
+    let socket = match UnixStream::connect_addr(&name) {
+        Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => return Ok(None),
+        other => other.attempt(|| "connect to it".into())?,
+    };
+    let peer = getsockopt(&socket, PeerCredentials).attempt(|| "look who it is".into())?;
+    if peer.uid() != geteuid().as_raw() {
+        let why = format!("its name is held by process {} of user {}", peer.pid(), peer.uid());
+        return Err(Error::new(Kind::Denied, why));
+    }
+    socket
+        .set_read_timeout(Some(PATIENCE))
+        .attempt(|| "limit the wait".into())?;
+    let mut line = Vec::new();
+    let read = BufReader::new(socket.take(LONGEST)).read_until(b'\n', &mut line);
+    match read {
+        // It ends, and lets go of the name.
+        Ok(0) => return Ok(None),
+        Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => return Ok(None),
+        other => other.attempt(|| "read its answer".into())?,
+    };
+    line.pop();
+    Ok(Some(PathBuf::from(OsString::from_vec(line))))
 }
 
 /// Programs of the engine run when the container is there: Docker ties its networks so.
@@ -105,22 +159,26 @@ fn same(one: &Path, other: &Path) -> Result<bool> {
     Ok(identity(one)? == identity(other)?)
 }
 
-/// The namespace is ours: no other machine takes it while this lives.
+/// The namespace is ours: no other machine takes it while the socket lives. It must be served, see [`answer`].
 #[derive(Debug)]
 pub struct Claim {
-    place: Place,
-    _socket: UnixListener,
+    /// What was entered.
+    pub place: Place,
+    /// Who asks for us connects here.
+    pub socket: UnixListener,
 }
 
-impl Claim {
-    /// What was entered.
-    pub fn place(&self) -> &Place {
-        &self.place
-    }
+/// What somebody who connects to a claim's socket is told: the sandbox in `dir` is here.
+pub fn answer(dir: &Path) -> Vec<u8> {
+    let mut line = dir.as_os_str().as_bytes().to_vec();
+    line.push(b'\n');
+    line
 }
 
 #[cfg(test)]
 mod tests {
+    use nix::unistd::gettid;
+
     use super::*;
 
     fn place(namespaces: &str) -> Result<Place> {
@@ -139,6 +197,31 @@ mod tests {
         assert!(host.chain().starts_with("host network: "), "{}", host.chain());
         let bare = serde_json::from_str(r#"{"ociVersion":"1.0.2"}"#).unwrap();
         assert_eq!(Place::of(&bare).unwrap_err().kind(), Kind::Unsupported);
+    }
+
+    #[test]
+    fn a_claimed_namespace_says_whose_it_is_and_has_one_machine() {
+        if !geteuid().is_root() {
+            eprintln!("skipped: namespaces need root");
+            return;
+        }
+        let entered = std::thread::spawn(|| {
+            let claim = Place::Fresh.enter().unwrap();
+            let path = PathBuf::from(format!("/proc/self/task/{}/ns/net", gettid()));
+            let place = Place::Prepared(path);
+            let asked = place.clone();
+            let asks = std::thread::spawn(move || asked.holder().unwrap());
+            let (mut client, _) = claim.socket.accept().unwrap();
+            std::io::Write::write_all(&mut client, &answer(Path::new("/r/@a b"))).unwrap();
+            drop(client);
+            assert_eq!(asks.join().unwrap().as_deref(), Some(Path::new("/r/@a b")));
+            assert_eq!(place.enter().unwrap_err().kind(), Kind::State);
+            drop(claim);
+            assert_eq!(place.holder().unwrap(), None);
+            place.enter().unwrap();
+        });
+        entered.join().unwrap();
+        assert_eq!(Place::Empty.holder().unwrap(), None);
     }
 
     #[test]

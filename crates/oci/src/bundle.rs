@@ -124,6 +124,11 @@ impl Bundle {
             .map_or_else(|| Ok(crate::Overrides::default()), crate::Overrides::parse)
     }
 
+    /// Its part in a pod, as the engine's annotations tell. Errors: `Invalid`, naming the annotation.
+    pub fn part(&self) -> Result<Option<crate::pod::Part>> {
+        self.annotations().map_or(Ok(None), crate::pod::part)
+    }
+
     /// The host's hooks for a moment, in order.
     pub fn hooks(&self, moment: Moment) -> &[Hook] {
         let Some(hooks) = self.spec.hooks() else {

@@ -8,6 +8,7 @@
 pub mod annotations;
 pub mod bundle;
 pub mod features;
+pub mod pod;
 pub mod starter;
 pub mod state;
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use base::{Error, Kind, Result};
 
+use crate::namespace::Identity;
 use crate::process::{Process, Stage};
 use crate::share::Placed;
 
@@ -21,6 +22,8 @@ pub struct Container {
     pub paused: bool,
     /// How many of its processes the guest's kernel has killed for want of memory.
     pub oom_kills: u64,
+    /// By type, those of the host that were prepared for its pod.
+    pub prepared: BTreeMap<String, Identity>,
     /// Unmounted on drop. None while it is being made.
     pub placed: Option<Placed>,
 }
@@ -33,8 +36,15 @@ impl Container {
             processes: BTreeMap::from([(String::new(), init)]),
             paused: false,
             oom_kills: 0,
+            prepared: BTreeMap::new(),
             placed: None,
         }
+    }
+
+    /// Its init is not there yet.
+    pub fn making(&self) -> bool {
+        let stage = self.processes.get("").map(|init| &init.stage);
+        matches!(stage, Some(Stage::Making))
     }
 
     /// Its init has ended.
@@ -45,6 +55,11 @@ impl Container {
     /// Nobody on the host carries a process of it any more.
     pub fn deserted(&self) -> bool {
         self.processes.values().all(|process| process.carrier.is_none())
+    }
+
+    /// The host process `pid` carries a process of it.
+    pub fn carried_by(&self, pid: u32) -> bool {
+        self.processes.values().any(|process| process.carrier == Some(pid))
     }
 
     /// One of its processes. Errors: `NotFound`.

@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use api::agent::{
     Attachment, ConfigureNetworkRequest, ContainerRequest, CreateContainerRequest, Event, ExecProcessRequest,
-    HelloRequest, HelloResponse, ListProcessesResponse, NextEventRequest, RemoveContainerRequest, RemoveProcessRequest,
-    ResizePtyRequest, ShutdownRequest, SignalProcessRequest, StartContainerRequest, StatsContainerResponse, Stdio,
-    UpdateContainerRequest, WaitProcessRequest, WaitProcessResponse,
+    HelloRequest, HelloResponse, ListProcessesResponse, Namespace, NextEventRequest, RemoveContainerRequest,
+    RemoveProcessRequest, ResizePtyRequest, ShutdownRequest, SignalProcessRequest, StartContainerRequest,
+    StatsContainerResponse, Stdio, UpdateContainerRequest, WaitProcessRequest, WaitProcessResponse,
 };
 use api::agent_ttrpc::AgentClient;
 use base::{Context, Result};
@@ -75,11 +75,19 @@ impl Guest {
     }
 
     /// The container's init is made and waits.
-    pub async fn create(&self, id: &str, spec: &[u8], attachments: Vec<Attachment>, stdio: Stdio) -> Result<()> {
+    pub async fn create(
+        &self,
+        id: &str,
+        spec: &[u8],
+        attachments: Vec<Attachment>,
+        namespaces: Vec<Namespace>,
+        stdio: Stdio,
+    ) -> Result<()> {
         let request = CreateContainerRequest {
             id: id.to_owned(),
             spec: spec.to_owned(),
             attachments,
+            namespaces,
             stdio: Some(stdio).into(),
             ..CreateContainerRequest::default()
         };

@@ -10,6 +10,7 @@ use base::pidfd::Pidfd;
 use base::{Context, Error, Kind, Result};
 use machine::template::{Store, Template};
 use machine::{Backend, Machine, MachineSpec, NicSpec, SavedMachine};
+use oci::pod::Budget;
 use oci::spec::LinuxResources;
 use tokio::net::UnixListener;
 
@@ -35,12 +36,14 @@ pub struct Blueprint {
     pub initramfs: PathBuf,
     /// Added to the kernel's command line.
     pub kernel_params: String,
+    /// What all containers may use together, where the first one begins a pod.
+    pub pod: Option<Budget>,
     /// In place of what the container's limits ask for.
     pub vcpus: Option<u32>,
     /// In place of what the container's limits ask for, MiB.
     pub memory_mib: Option<u64>,
     /// The network namespace in which we live; none: the machine has no network.
-    pub network: Option<net::Claim>,
+    pub network: Option<net::Place>,
     /// How long the guest may take to come up.
     pub deadline: Duration,
     /// The program whose role `device` serves the devices: our own.
@@ -50,10 +53,14 @@ pub struct Blueprint {
 }
 
 impl Blueprint {
-    /// The size of the machine for a container with these limits.
+    /// The size of the machine whose first container has these limits.
     pub fn size(&self, resources: Option<&LinuxResources>) -> Size {
         let cpus = std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(1));
-        let asked = size::of(resources, cpus);
+        let asked = match self.pod {
+            // An engine may put the limits of the whole on the first container.
+            Some(budget) => size::of_pod(budget, cpus).or_more(size::of(resources, cpus)),
+            None => size::of(resources, cpus),
+        };
         Size {
             vcpus: self.vcpus.unwrap_or(asked.vcpus),
             memory_mib: self.memory_mib.unwrap_or(asked.memory_mib),

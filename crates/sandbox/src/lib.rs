@@ -9,7 +9,9 @@ mod container;
 mod device;
 mod guest;
 mod keeper;
+mod namespace;
 mod network;
+mod origin;
 mod process;
 mod resolver;
 mod sandbox;
@@ -22,6 +24,7 @@ mod stats;
 mod sys;
 
 pub use keeper::Blueprint;
+pub use origin::Origin;
 pub use sandbox::Sandbox;
 pub use share::Share;
 pub use size::Size;

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use api::agent::{Stdio, event};
-use base::{Error, Kind, Result};
+use api::agent::{Namespace, Stdio, event};
+use base::{Context, Error, Kind, Result};
 use machine::SavedMachine;
 use oci::{Bundle, Status};
 use tokio::sync::{Notify, oneshot};
@@ -26,7 +26,9 @@ use tokio::sync::{Notify, oneshot};
 use crate::container::Container;
 use crate::guest::Guest;
 use crate::keeper::{Blueprint, Running};
+use crate::namespace::{self, Named};
 use crate::network::Line;
+use crate::origin::Origin;
 use crate::process::{Exit, Process, Stage};
 use crate::resolver::Resolver;
 use crate::saved::{self, Saved, SavedContainer, SavedProcess};
@@ -55,6 +57,8 @@ pub struct Sandbox {
 #[derive(Debug)]
 struct State {
     phase: Phase,
+    /// Containers that somebody is about to create.
+    expected: BTreeMap<String, Origin>,
     containers: BTreeMap<String, Container>,
     spans: Spans,
 }
@@ -116,6 +120,7 @@ impl Sandbox {
             plan,
             state: Mutex::new(State {
                 phase: Phase::Absent,
+                expected: BTreeMap::new(),
                 containers: BTreeMap::new(),
                 spans,
             }),
@@ -153,12 +158,84 @@ impl Sandbox {
         }
     }
 
-    /// Makes a container; the first one brings the machine up. Errors: nothing of it is left then.
+    /// Keeps a place for a container that will be created by somebody in `origin`. Errors: `Exists`; `Gone` when the machine ends.
+    pub fn expect(&self, id: &str, origin: Origin) -> Result<()> {
+        let mut state = self.state();
+        let ending = match &state.phase {
+            Phase::Absent | Phase::Booting => false,
+            Phase::Up(up) => up.stop.is_closed(),
+            Phase::Down(_) => true,
+        };
+        if ending {
+            return Err(Error::new(Kind::Gone, "the machine of the sandbox has ended"));
+        }
+        if state.containers.contains_key(id) || state.expected.contains_key(id) {
+            return Err(Error::new(Kind::Exists, format!("container {id} exists already")));
+        }
+        state.expected.insert(id.to_owned(), origin);
+        Ok(())
+    }
+
+    /// It will not be created, or has been.
+    pub fn unexpect(&self, id: &str) {
+        self.state().expected.remove(id);
+        self.note();
+        self.stop_if_over();
+    }
+
+    /// Takes a container away whose creator has gone, whatever it does.
+    pub async fn discard(&self, id: &str) {
+        self.state().expected.remove(id);
+        let known = self
+            .until(|state| match state.containers.get(id) {
+                None => Some(false),
+                Some(container) if container.making() => None,
+                Some(_) => Some(true),
+            })
+            .await;
+        if known {
+            if let Ok(guest) = self.guest()
+                && let Err(e) = guest.remove(id).await
+            {
+                log::warn!("{}", e.chain());
+            }
+            let container = self.state().containers.remove(id);
+            drop(container);
+        }
+        self.note();
+        self.stop_if_over();
+    }
+
+    /// No other container is there or expected.
+    pub fn alone(&self, id: &str) -> bool {
+        let state = self.state();
+        state
+            .containers
+            .keys()
+            .chain(state.expected.keys())
+            .all(|other| other == id)
+    }
+
+    /// Makes a container that is expected; the first one brings the machine up. Errors: nothing of it is left then.
     pub async fn create(self: &Arc<Self>, create: Create) -> Result<()> {
         base::id::check(&create.id)?;
         let bundle = Bundle::open(&create.bundle)?;
-        self.enroll(&create, &bundle)?;
-        let made = self.make(&create, &bundle).await;
+        // Another one may be bringing the machine up.
+        let origin = self
+            .until(|state| match &state.phase {
+                Phase::Booting => None,
+                _ => Some(Sandbox::enroll(state, &create, &bundle)),
+            })
+            .await?;
+        // To its end, also if whoever waits for it goes.
+        let sandbox = Arc::clone(self);
+        let made = tokio::spawn(async move { sandbox.complete(&create, &bundle, &origin).await });
+        made.await.context(Kind::Bug, || "make a container".into())?
+    }
+
+    /// Makes a container that is enrolled, or forgets it.
+    async fn complete(self: &Arc<Self>, create: &Create, bundle: &Bundle, origin: &Origin) -> Result<()> {
+        let made = self.make(create, bundle, origin).await;
         if let Err(e) = made {
             self.state().containers.remove(&create.id);
             self.note();
@@ -173,12 +250,15 @@ impl Sandbox {
         Ok(())
     }
 
-    fn enroll(&self, create: &Create, bundle: &Bundle) -> Result<()> {
-        let mut state = self.state();
+    fn enroll(state: &mut State, create: &Create, bundle: &Bundle) -> Result<Origin> {
         if state.containers.contains_key(&create.id) {
             let what = format!("container {} exists already", create.id);
             return Err(Error::new(Kind::Exists, what));
         }
+        let Some(origin) = state.expected.remove(&create.id) else {
+            let what = format!("nobody keeps a place for container {}", create.id);
+            return Err(Error::new(Kind::State, what));
+        };
         match &state.phase {
             Phase::Booting => return Err(Error::new(Kind::State, "the sandbox is being started")),
             Phase::Down(_) => return Err(Error::new(Kind::Gone, "the machine of the sandbox has ended")),
@@ -188,15 +268,15 @@ impl Sandbox {
         let init = Process::new(Stage::Making, bundle.terminal(), create.stdio.clone());
         let container = Container::new(bundle.dir().to_owned(), init);
         state.containers.insert(create.id.clone(), container);
-        Ok(())
+        Ok(origin)
     }
 
-    async fn make(self: &Arc<Self>, create: &Create, bundle: &Bundle) -> Result<()> {
+    async fn make(self: &Arc<Self>, create: &Create, bundle: &Bundle, origin: &Origin) -> Result<()> {
         let id = &create.id;
         let booting = matches!(self.state().phase, Phase::Booting);
         let place = async {
             let begin = Instant::now();
-            let placed = self.share.place(id, bundle, &create.rootfs)?;
+            let placed = self.share.place(id, bundle, &create.rootfs, origin)?;
             self.state().spans.end("storage", begin);
             Ok(placed)
         };
@@ -208,15 +288,30 @@ impl Sandbox {
         } else {
             place.await?
         };
+        let namespaces = self.namespaces(id, bundle).await?;
         let guest = self.guest()?;
         let begin = Instant::now();
         guest
-            .create(id, bundle.json(), attachments, create.stdio.clone())
+            .create(id, bundle.json(), attachments, namespaces, create.stdio.clone())
             .await?;
         self.adopt(id, placed, begin);
         let (sandbox, id) = (Arc::clone(self), id.clone());
         tokio::spawn(async move { sandbox.follow(guest, id, String::new()).await });
         Ok(())
+    }
+
+    /// What the namespaces are in the guest that the spec of `id` names by paths. Errors: `Unsupported` for those of the host, `State`
+    /// for those of a container that has ended.
+    async fn namespaces(&self, id: &str, bundle: &Bundle) -> Result<Vec<Namespace>> {
+        let mut found = Vec::new();
+        for (kind, named) in namespace::named(bundle.spec())? {
+            let container = self
+                .until(|state| state.owner(id, &kind, &named))
+                .await
+                .attempt(|| format!("linux.namespaces: join the {kind} namespace"))?;
+            found.push(namespace::request(&kind, container));
+        }
+        Ok(found)
     }
 
     fn adopt(&self, id: &str, placed: Placed, begin: Instant) {
@@ -398,7 +493,9 @@ impl Sandbox {
         let over = {
             let state = self.state();
             let mut all = state.containers.values();
-            !state.containers.is_empty() && all.all(|container| container.ended() && container.deserted())
+            !state.containers.is_empty()
+                && state.expected.is_empty()
+                && all.all(|container| container.ended() && container.deserted())
         };
         if over {
             self.stop(None);
@@ -435,7 +532,7 @@ impl Sandbox {
     }
 
     /// Waits until the machine has ended; the reason, if we did not want it.
-    async fn down(&self) -> Option<String> {
+    pub async fn down(&self) -> Option<String> {
         self.until(|state| match &state.phase {
             Phase::Down(reason) => Some(reason.clone()),
             _ => None,
@@ -496,6 +593,35 @@ impl Sandbox {
 }
 
 impl State {
+    /// The container whose namespace is meant by `named`; its own answer is none when `id` is to have a new one. None while that
+    /// container is being made.
+    fn owner(&mut self, id: &str, kind: &str, named: &Named) -> Option<Result<Option<String>>> {
+        let owner = self.containers.iter().find(|(other, container)| match named {
+            Named::Process(pid) => container.carried_by(*pid),
+            Named::Prepared(identity) => {
+                *other != id && !container.ended() && container.prepared.get(kind) == Some(identity)
+            }
+        });
+        match (owner, named) {
+            (Some((_, owner)), _) if owner.making() => None,
+            (Some((owner, container)), _) if container.ended() => {
+                let what = format!("container {owner}, whose it is, has ended");
+                Some(Err(Error::new(Kind::State, what)))
+            }
+            (Some((owner, _)), _) => Some(Ok(Some(owner.clone()))),
+            (None, Named::Process(pid)) => {
+                let what = format!("that of process {pid}");
+                Some(Err(Error::new(Kind::Unsupported, what).because(namespace::HOST)))
+            }
+            (None, Named::Prepared(identity)) => {
+                if let Some(own) = self.containers.get_mut(id) {
+                    own.prepared.insert(kind.to_owned(), *identity);
+                }
+                Some(Ok(None))
+            }
+        }
+    }
+
     fn container(&mut self, id: &str) -> Result<&mut Container> {
         let missing = || Error::new(Kind::NotFound, format!("container {id} does not exist"));
         self.containers.get_mut(id).ok_or_else(missing)

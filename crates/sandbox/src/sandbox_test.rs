@@ -114,6 +114,7 @@ impl Stage {
             kernel: PathBuf::new(),
             initramfs: PathBuf::new(),
             kernel_params: String::new(),
+            pod: None,
             vcpus: None,
             memory_mib: None,
             network: None,
@@ -136,6 +137,7 @@ impl Stage {
             rootfs: Vec::new(),
             stdio: Stdio::new(),
         };
+        self.sandbox.expect("c1", Origin::default())?;
         self.sandbox.create(create).await
     }
 

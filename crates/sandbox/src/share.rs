@@ -11,18 +11,23 @@
 
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use api::agent::Attachment;
 use api::agent::attachment::Source;
+use api::agent::{Attachment, Memory};
 use base::{Context, Error, Kind, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{SFlag, fstat};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use oci::Bundle;
 use oci::spec::Mount;
 
+use crate::origin::Origin;
 use crate::sys;
 
 /// Name of the share, by which the guest mounts it.
@@ -32,7 +37,9 @@ const NAME: &str = "shared";
 /// What the guest has of its own: a bind mount from there means the guest's.
 const OF_THE_GUEST: [&str; 3] = ["/proc", "/sys", "/dev"];
 /// Below those, what holds the host's data all the same.
-const OF_THE_HOST: [&str; 1] = ["/dev/shm"];
+const OF_THE_HOST: [&str; 1] = [SHM];
+/// Memory by name.
+const SHM: &str = "/dev/shm";
 
 /// A mount that an engine wants as a container's root file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +72,9 @@ impl Share {
         let path = dir.join(NAME);
         make_dir(&path)?;
         let none = None::<&str>;
-        let root = Mounted::make(&path, true, || mount(Some(&path), &path, none, MsFlags::MS_BIND, none))?;
+        let root = Mounted::make(&path, true, || {
+            mount(Some(&path), &path, none, MsFlags::MS_BIND, none).map_err(io::Error::from)
+        })?;
         mount(none, &path, none, MsFlags::MS_SHARED, none)
             .attempt(|| format!("share mounts below {}", path.display()))?;
         Ok(Share { root })
@@ -76,9 +85,15 @@ impl Share {
         &self.root.path
     }
 
-    /// Puts the rootfs and the bind mounts of a container in place. `rootfs`: what to mount in place of the bundle's own root.
-    /// The answer is the guard of the mounts, and where they are in the share.
-    pub fn place(&self, id: &str, bundle: &Bundle, rootfs: &[RootMount]) -> Result<(Placed, Vec<Attachment>)> {
+    /// Puts the rootfs and the bind mounts of a container in place, whose paths are looked up in `origin`. `rootfs`: what to mount in
+    /// place of the bundle's own root. The answer is the guard of the mounts, and where they are in the share.
+    pub fn place(
+        &self,
+        id: &str,
+        bundle: &Bundle,
+        rootfs: &[RootMount],
+        origin: &Origin,
+    ) -> Result<(Placed, Vec<Attachment>)> {
         let dir = self.path().join(id);
         make_dir(&dir)?;
         let mut placed = Placed {
@@ -89,23 +104,36 @@ impl Share {
         let root = placed.dir.join("rootfs");
         make_dir(&root)?;
         if rootfs.is_empty() {
-            placed.bind(bundle.rootfs(), &root, true, false)?;
+            placed.bind(origin, bundle.rootfs(), &root, false)?;
         }
         for wanted in rootfs {
-            placed.root(wanted, &root)?;
+            placed.root(origin, wanted, &root)?;
         }
-        attachments.push(attachment(-1, format!("{id}/rootfs")));
+        attachments.push(attachment(-1, shared(format!("{id}/rootfs"))));
         for (index, mount) in bundle.spec().mounts().iter().flatten().enumerate() {
             let Some(bind) = Bind::of(mount) else { continue };
             let name = volume(index);
-            placed
-                .volume(&bind, &name)
-                .attempt(|| format!("mount {} for {}", bind.source.display(), mount.destination().display()))?;
+            let what = || format!("mount {} for {}", bind.source.display(), mount.destination().display());
             let index = i32::try_from(index).context(Kind::Invalid, || "count the mounts".into())?;
-            attachments.push(attachment(index, format!("{id}/{name}")));
+            let tree = origin.tree(&bind.source, bind.recursive).attempt(what)?;
+            let source = match memory(mount, &tree) {
+                Some(memory) => Source::Memory(memory),
+                None => {
+                    placed.volume(&tree, &bind, &name).attempt(what)?;
+                    shared(format!("{id}/{name}"))
+                }
+            };
+            attachments.push(attachment(index, source));
         }
         Ok((placed, attachments))
     }
+}
+
+/// May be [`memory`].
+fn shm(mount: &Mount) -> bool {
+    let place = Path::new(SHM);
+    let source = mount.source().as_deref().filter(|source| *source != place);
+    mount.destination() == place && source.and_then(Path::file_name) == place.file_name()
 }
 
 /// Where a container's files are mounted, in the monitor's mount namespace.
@@ -121,7 +149,9 @@ pub struct Places {
 pub fn places(dir: &Path, id: &str, bundle: &Bundle) -> Places {
     let dir = dir.join(NAME).join(id);
     let mounts = bundle.spec().mounts().iter().flatten().enumerate();
-    let volumes = mounts.filter(|(_, mount)| Bind::of(mount).is_some());
+    // The guest's memory has no place here.
+    let placed = |index: usize, mount| Bind::of(mount).is_some() && (!shm(mount) || dir.join(volume(index)).exists());
+    let volumes = mounts.filter(|(index, mount)| placed(*index, mount));
     Places {
         rootfs: dir.join("rootfs"),
         volumes: volumes
@@ -135,17 +165,37 @@ fn volume(index: usize) -> String {
     format!("m{index}")
 }
 
-fn attachment(mount: i32, path: String) -> Attachment {
-    let share = api::agent::Share {
+fn attachment(mount: i32, source: Source) -> Attachment {
+    Attachment {
+        mount,
+        source: Some(source),
+        ..Attachment::default()
+    }
+}
+
+fn shared(path: String) -> Source {
+    Source::Share(api::agent::Share {
         tag: TAG.to_owned(),
         path,
         ..api::agent::Share::default()
-    };
-    Attachment {
-        mount,
-        source: Some(Source::Share(share)),
-        ..Attachment::default()
+    })
+}
+
+/// The memory that an engine has prepared as `/dev/shm` of one or several containers: a tmpfs of the host, by all engines' custom in a
+/// directory `shm` of its own, at which nobody on the host looks. The guest takes its own in place of it: what is mapped through a share is not seen by who maps it through another mount of the
+/// same directory.
+fn memory(mount: &Mount, tree: &OwnedFd) -> Option<Memory> {
+    let found = fstatfs(tree).ok()?;
+    if !shm(mount) || found.filesystem_type() != TMPFS_MAGIC {
+        return None;
     }
+    let source = fstat(tree).ok()?;
+    let block = u64::try_from(found.block_size()).ok()?;
+    Some(Memory {
+        name: format!("{}-{}", source.st_dev, source.st_ino),
+        bytes: found.blocks().saturating_mul(block),
+        ..Memory::default()
+    })
 }
 
 /// A bind mount of a path of the host.
@@ -189,39 +239,38 @@ pub struct Placed {
 }
 
 impl Placed {
-    fn volume(&mut self, bind: &Bind, name: &str) -> Result<()> {
-        let found = fs::metadata(&bind.source).attempt(|| format!("look at {}", bind.source.display()))?;
+    fn volume(&mut self, tree: &OwnedFd, bind: &Bind, name: &str) -> Result<()> {
         let target = self.dir.join(name);
-        if found.is_dir() {
+        let found = fstat(tree).attempt(|| "look at it".into())?;
+        if SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR {
             make_dir(&target)?;
         } else {
             File::create_new(&target).attempt(|| format!("create {}", target.display()))?;
         }
-        self.bind(&bind.source, &target, bind.recursive, bind.read_only)
+        self.attach(tree, &target, bind.read_only)
     }
 
-    fn bind(&mut self, source: &Path, target: &Path, recursive: bool, read_only: bool) -> Result<()> {
-        let flags = if recursive {
-            MsFlags::MS_BIND | MsFlags::MS_REC
-        } else {
-            MsFlags::MS_BIND
-        };
-        let (none, directory) = (None::<&str>, target.is_dir());
-        let made = Mounted::make(target, directory, || mount(Some(source), target, none, flags, none));
-        self.mounts.push(made.attempt(|| format!("bind {}", source.display()))?);
+    fn bind(&mut self, origin: &Origin, source: &Path, target: &Path, read_only: bool) -> Result<()> {
+        let what = || format!("bind {}", source.display());
+        let tree = origin.tree(source, true).attempt(what)?;
+        self.attach(&tree, target, read_only).attempt(what)
+    }
+
+    fn attach(&mut self, tree: &OwnedFd, target: &Path, read_only: bool) -> Result<()> {
+        let path = CString::new(target.as_os_str().as_bytes()).context(Kind::Invalid, || "a path has a NUL".into())?;
+        let made = Mounted::make(target, target.is_dir(), || sys::attach_tree(tree.as_fd(), &path));
+        self.mounts.push(made?);
         if read_only {
             // A guest that was taken over cannot write there either.
-            let path =
-                CString::new(target.as_os_str().as_bytes()).context(Kind::Invalid, || "a path has a NUL".into())?;
-            sys::make_read_only(&path, false).attempt(|| format!("make {} read-only", source.display()))?;
+            sys::make_read_only(&path, false).attempt(|| "make it read-only".into())?;
         }
         Ok(())
     }
 
-    fn root(&mut self, wanted: &RootMount, target: &Path) -> Result<()> {
+    fn root(&mut self, origin: &Origin, wanted: &RootMount, target: &Path) -> Result<()> {
         let options = Options::parse(&wanted.options);
         if options.bind || wanted.kind == "bind" {
-            return self.bind(Path::new(&wanted.source), target, true, options.read_only);
+            return self.bind(origin, Path::new(&wanted.source), target, options.read_only);
         }
         let flags = options.flags
             | if options.read_only {
@@ -232,7 +281,7 @@ impl Placed {
         let data = options.data.join(",");
         let (source, kind) = (wanted.source.as_str(), wanted.kind.as_str());
         let made = Mounted::make(target, true, || {
-            mount(Some(source), target, Some(kind), flags, Some(data.as_str()))
+            mount(Some(source), target, Some(kind), flags, Some(data.as_str())).map_err(io::Error::from)
         });
         self.mounts
             .push(made.attempt(|| format!("mount the rootfs ({kind}, options {data:?})"))?);
@@ -291,7 +340,7 @@ struct Mounted {
 
 impl Mounted {
     /// Makes a mount on `path`, which was made for it and is removed if that fails.
-    fn make(path: &Path, directory: bool, how: impl FnOnce() -> nix::Result<()>) -> Result<Mounted> {
+    fn make(path: &Path, directory: bool, how: impl FnOnce() -> io::Result<()>) -> Result<Mounted> {
         if let Err(e) = how() {
             remove(path, directory);
             return Err(e).attempt(|| format!("mount on {}", path.display()));
@@ -323,7 +372,7 @@ fn remove(path: &Path, directory: bool) {
         fs::remove_file(path)
     };
     match removed {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => log::warn!("remove {}: {e}", path.display()),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => log::warn!("remove {}: {e}", path.display()),
         _ => {}
     }
 }
@@ -331,7 +380,7 @@ fn remove(path: &Path, directory: bool) {
 fn make_dir(path: &Path) -> Result<()> {
     let made = DirBuilder::new().mode(0o700).create(path);
     match made {
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
             Err(Error::new(Kind::Exists, format!("{} exists already", path.display())))
         }
         other => other.attempt(|| format!("create directory {}", path.display())),
@@ -391,20 +440,30 @@ mod tests {
             fs::create_dir_all(bundle_dir.join("rootfs/bin")).unwrap();
             fs::create_dir(&volume).unwrap();
             fs::write(&file, "single").unwrap();
+            let shm = top.path().join("shm");
+            fs::create_dir(&shm).unwrap();
+            mount(Some("shm"), &shm, Some("tmpfs"), MsFlags::empty(), Some("size=1m")).unwrap();
             let json = serde_json::json!({
                 "ociVersion": "1.0.2", "root": {"path": "rootfs"},
                 "process": {"user": {"uid": 0, "gid": 0}, "args": ["sh"], "cwd": "/"},
                 "mounts": [
                     {"destination": "/proc", "type": "proc", "source": "proc"},
                     {"destination": "/v", "type": "bind", "source": volume, "options": ["rbind", "ro"]},
-                    {"destination": "/f", "type": "bind", "source": file, "options": ["bind"]}
+                    {"destination": "/f", "type": "bind", "source": file, "options": ["bind"]},
+                    {"destination": "/dev/shm", "type": "bind", "source": shm, "options": ["bind"]}
                 ]
             });
             let bundle = Bundle::parse(bundle_dir, serde_json::to_vec(&json).unwrap()).unwrap();
             let share = Share::open(top.path()).unwrap();
-            let (placed, attachments) = share.place("c1", &bundle, &[]).unwrap();
+            let (placed, attachments) = share.place("c1", &bundle, &[], &Origin::default()).unwrap();
             let indices: Vec<i32> = attachments.iter().map(|attachment| attachment.mount).collect();
-            assert_eq!(indices, [-1, 1, 2]);
+            assert_eq!(indices, [-1, 1, 2, 3]);
+            let Some(Source::Memory(memory)) = &attachments[3].source else {
+                panic!("{:?}", attachments[3]);
+            };
+            assert_eq!(memory.bytes, 1 << 20);
+            let inode = std::os::unix::fs::MetadataExt::ino(&fs::metadata(&shm).unwrap());
+            assert!(memory.name.ends_with(&format!("-{inode}")), "{}", memory.name);
             let at = share.path().join("c1");
             let places = places(top.path(), "c1", &bundle);
             assert_eq!(places.rootfs, at.join("rootfs"));
@@ -415,7 +474,10 @@ mod tests {
             assert!(at.join("rootfs/bin").is_dir());
             assert_eq!(fs::read_to_string(at.join("m2")).unwrap(), "single");
             assert!(fs::write(at.join("m1/x"), "").is_err(), "read-only for us, too");
-            assert_eq!(share.place("c1", &bundle, &[]).unwrap_err().kind(), Kind::Exists);
+            assert_eq!(
+                share.place("c1", &bundle, &[], &Origin::default()).unwrap_err().kind(),
+                Kind::Exists
+            );
             drop(placed);
             assert!(!at.exists());
             let tmpfs = RootMount {
@@ -423,7 +485,7 @@ mod tests {
                 source: "tmpfs".into(),
                 options: vec!["size=64k".into(), "nodev".into()],
             };
-            let (placed, _) = share.place("c2", &bundle, &[tmpfs]).unwrap();
+            let (placed, _) = share.place("c2", &bundle, &[tmpfs], &Origin::default()).unwrap();
             fs::write(share.path().join("c2/rootfs/x"), "").unwrap();
             drop(placed);
             drop(share);

@@ -136,7 +136,7 @@ fn mount(line: &str) -> Option<Mount<'_>> {
 }
 
 /// The kernel writes a blank as `\040`.
-fn unescape(text: &str) -> PathBuf {
+pub fn unescape(text: &str) -> PathBuf {
     use std::os::unix::ffi::OsStringExt;
     let bytes = text.as_bytes();
     let mut plain = Vec::with_capacity(bytes.len());

@@ -1,12 +1,15 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
-//! The control group of a sandbox on the host: monitor, device process, hypervisor and shims stand in it, so that engines find
-//! there what a container uses. It limits nothing; the container's limits are kept in the guest.
+//! The control group of a container on the host. Its shims stand in it; in that of a sandbox's first container monitor, device process
+//! and hypervisor, too, so that engines find there what the machine uses. It limits nothing; the container's limits are kept in the
+//! guest.
 //!
 //! ```text
-//! monitor: write down ► make ► enter ► … everything that it starts is in it … ► go back ► remove
+//! monitor: write down ► make ► enter ► … everything that it starts is in it … ► go back
+//! creator of a further container: write down ► make
 //! shim:    enter, as written down
-//! deleter: remove, as written down, once the last process has left; also after a monitor that was killed
+//! deleter: hand the sandbox's processes over to another container's, if there is one ► remove, as written down, once the last
+//!          process has left; also after a monitor that was killed
 //! ```
 
 mod hierarchy;
@@ -22,40 +25,54 @@ use std::time::{Duration, Instant};
 use base::{Context, Error, Kind, Result};
 
 use hierarchy::Hierarchy;
+pub use hierarchy::unescape;
 pub use place::Place;
 
-/// In the sandbox's directory: one directory of a control group per line (the kernel allows no newline in their names).
+/// In the container's directory: one directory of a control group per line (the kernel allows no newline in their names).
 const RECORD: &str = "cgroups";
 
-/// How long the last processes of a sandbox may take to be gone.
+/// How long the last processes of a container may take to be gone.
 const LEAVING: Duration = Duration::from_secs(10);
 
-/// The group that this process has entered. Dropping it goes back and removes it.
+/// The group that this process has entered. Dropping it goes back.
 #[derive(Debug)]
 pub struct Group {
-    dirs: Vec<PathBuf>,
     /// Where we came from, and the root of that hierarchy.
     homes: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Group {
-    /// Makes the group at `place` in every hierarchy and moves this process there. The sandbox's directory
-    /// `sandbox` gets the record before anything is made.
-    pub fn enter(place: &Place, sandbox: &Path) -> Result<Group> {
-        let found = hierarchy::mounted()?;
-        let dirs: Vec<PathBuf> = found.iter().map(|hierarchy| hierarchy.dir(place)).collect();
-        record(sandbox, &dirs)?;
-        let mut group = Group {
-            dirs,
-            homes: Vec::new(),
-        };
-        for (hierarchy, dir) in found.iter().zip(&group.dirs) {
-            make(hierarchy, dir)?;
+    /// Makes the group at `place` in every hierarchy and moves this process there. The container's directory
+    /// `container` gets the record before anything is made.
+    pub fn enter(place: &Place, container: &Path) -> Result<Group> {
+        let mut group = Group { homes: Vec::new() };
+        for (hierarchy, dir) in plan(place, container)? {
+            make(&hierarchy, &dir)?;
             group.homes.push((hierarchy.home(), hierarchy.mount.clone()));
-            move_to(dir)?;
+            move_to(&dir)?;
         }
         Ok(group)
     }
+}
+
+/// Makes the group at `place` in every hierarchy, for the shim of a further container of a sandbox; see [`Group::enter`].
+pub fn prepare(place: &Place, container: &Path) -> Result<()> {
+    let planned = plan(place, container)?;
+    planned.iter().try_for_each(|(hierarchy, dir)| make(hierarchy, dir))
+}
+
+/// Where the group at `place` is, written down.
+fn plan(place: &Place, container: &Path) -> Result<Vec<(Hierarchy, PathBuf)>> {
+    let found = hierarchy::mounted()?.into_iter();
+    let planned: Vec<(Hierarchy, PathBuf)> = found
+        .map(|hierarchy| {
+            let dir = hierarchy.dir(place);
+            (hierarchy, dir)
+        })
+        .collect();
+    let dirs: Vec<PathBuf> = planned.iter().map(|(_, dir)| dir.clone()).collect();
+    record(container, &dirs)?;
+    Ok(planned)
 }
 
 impl Drop for Group {
@@ -66,24 +83,21 @@ impl Drop for Group {
                 log::warn!("{}", e.chain());
             }
         }
-        if let Err(e) = remove_all(&self.dirs) {
-            log::warn!("{}", e.chain());
-        }
     }
 }
 
-fn record(sandbox: &Path, dirs: &[PathBuf]) -> Result<()> {
+fn record(container: &Path, dirs: &[PathBuf]) -> Result<()> {
     let mut lines = Vec::new();
     for dir in dirs {
         lines.extend_from_slice(dir.as_os_str().as_bytes());
         lines.push(b'\n');
     }
-    base::file::replace(&sandbox.join(RECORD), &lines)
+    base::file::replace(&container.join(RECORD), &lines)
 }
 
-/// The directories of the group of the sandbox in `sandbox`; none when it has none.
-fn recorded(sandbox: &Path) -> Result<Vec<PathBuf>> {
-    let path = sandbox.join(RECORD);
+/// The directories of the group of the container in `container`; none when it has none.
+fn recorded(container: &Path) -> Result<Vec<PathBuf>> {
+    let path = container.join(RECORD);
     let bytes = match fs::read(&path) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.attempt(|| format!("read {}", path.display()))?,
@@ -94,40 +108,72 @@ fn recorded(sandbox: &Path) -> Result<Vec<PathBuf>> {
         .collect())
 }
 
-/// Moves this process to the group of the sandbox in `sandbox`.
-pub fn join(sandbox: &Path) -> Result<()> {
-    recorded(sandbox)?.iter().try_for_each(|dir| move_to(dir))
+/// Moves this process to the group of the container in `container`.
+pub fn join(container: &Path) -> Result<()> {
+    recorded(container)?.iter().try_for_each(|dir| move_to(dir))
 }
 
-/// The sandbox in `sandbox` has no group of its own.
-pub fn forget(sandbox: &Path) -> Result<()> {
-    let path = sandbox.join(RECORD);
+/// The container in `container` has no group of its own.
+pub fn forget(container: &Path) -> Result<()> {
+    let path = container.join(RECORD);
     match fs::remove_file(&path) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(e).attempt(|| format!("remove {}", path.display())),
         _ => Ok(()),
     }
 }
 
-/// Removes the group of the sandbox in `sandbox`, as far as it is still there, once its last process has left. Groups above it
+/// The container in `container` goes while others of its sandbox stay, those in `others`: who stands in its group moves to the group of
+/// one of them. Its own processes have ended; the sandbox's have not.
+pub fn hand_over(container: &Path, others: &[PathBuf]) -> Result<()> {
+    let groups = recorded(container)?;
+    let mut heirs = Vec::new();
+    for other in others {
+        heirs.extend(recorded(other)?);
+    }
+    let found = hierarchy::mounted()?;
+    for dir in &groups {
+        let Some(hierarchy) = found.iter().find(|hierarchy| dir.starts_with(&hierarchy.mount)) else {
+            continue;
+        };
+        let heir = heirs
+            .iter()
+            .find(|heir| heir.starts_with(&hierarchy.mount) && *heir != dir && heir.is_dir());
+        // None has a group: nor had we one of our own but for this container.
+        let heir = heir.unwrap_or(&hierarchy.mount);
+        if own(dir, &found) {
+            continue;
+        }
+        for pid in fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
+            // One that has ended meanwhile is no loss.
+            if let Err(e) = fs::write(heir.join("cgroup.procs"), pid) {
+                log::debug!("move process {pid} to cgroup {}: {e}", heir.display());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes the group of the container in `container`, as far as it is still there, once its last process has left. Groups above it
 /// stay, as runc leaves them: others may be about to use them. Errors: `State` when somebody stays in it.
-pub fn remove(sandbox: &Path) -> Result<()> {
-    remove_all(&recorded(sandbox)?)
+pub fn remove(container: &Path) -> Result<()> {
+    remove_all(&recorded(container)?)
+}
+
+/// A spec may name the group in which its caller is, or all processes are: that is not ours to empty or to remove.
+fn own(dir: &Path, found: &[Hierarchy]) -> bool {
+    found
+        .iter()
+        .any(|hierarchy| hierarchy.home() == dir || hierarchy.mount == dir)
 }
 
 fn remove_all(dirs: &[PathBuf]) -> Result<()> {
     if dirs.is_empty() {
         return Ok(());
     }
-    // A spec may name the group in which its caller is, or all processes are: that is not ours to remove.
     let found = hierarchy::mounted()?;
-    let others = |dir: &Path| {
-        found
-            .iter()
-            .any(|hierarchy| hierarchy.home() == dir || hierarchy.mount == dir)
-    };
     let limit = Instant::now() + LEAVING;
     dirs.iter()
-        .filter(|dir| !others(dir))
+        .filter(|dir| !own(dir, &found))
         .try_for_each(|dir| remove_one(dir, limit))
 }
 

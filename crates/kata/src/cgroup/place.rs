@@ -1,10 +1,11 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
-//! Where a spec wants a sandbox's processes: `linux.cgroupsPath` as runc reads it. It knows names, no file systems.
+//! Where a spec wants a container's processes: `linux.cgroupsPath` as runc reads it. It knows names, no file systems.
 
 use std::path::{Component, Path, PathBuf};
 
 use base::{Error, Kind, Result};
+use oci::Bundle;
 
 /// A group in each hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +20,14 @@ pub enum Place {
 const SLICE: &str = "system.slice";
 
 impl Place {
+    /// For container `id` with this bundle, and whether its spec names the group. Errors: `Invalid`.
+    pub fn wanted(bundle: &Bundle, id: &str, systemd: bool) -> Result<(Place, bool)> {
+        let linux = bundle.spec().linux().as_ref();
+        let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
+        let named = path.is_some_and(|path| !path.as_os_str().is_empty());
+        Ok((Place::of(path, id, systemd)?, named))
+    }
+
     /// For container `id` whose spec has `path`, if any; `systemd` when the engine passed `--systemd-cgroup`. Errors: `Invalid`.
     pub fn of(path: Option<&Path>, id: &str, systemd: bool) -> Result<Place> {
         let path = path.filter(|path| !path.as_os_str().is_empty());

@@ -1,38 +1,42 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
 //! `kata monitor`: the owner of one sandbox, started by [`crate::runtime::lease`]. One thread, its own mount namespace, the
-//! container's network namespace, no standard streams. It serves the sandbox's services on `<root>/<id>/monitor.sock` until the last container is deleted.
+//! containers' network namespace, no standard streams. It serves the sandbox's services on its `monitor.sock` as long as there is a
+//! container or somebody makes one.
 //!
 //! ```text
-//! leased ──"release"──► on its own ──last container deleted──► end (the deleter removes the directory)
-//!    └── EOF: the creator has died or failed ──► everything is taken down, the directory too
+//! container   leased ──"release"──► on its own ──deleted──► gone (the deleter removes its directory)
+//!                └── EOF: the creator has died or failed ──► taken away, the directory too
 //! ```
 
 mod arguments;
 mod builder;
 mod door;
+mod leases;
 pub mod plan;
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use base::file::OwnedDir;
 use base::{Context, Kind, Result};
 use oci::Bundle;
-use sandbox::{Sandbox, Share, Spans, service, share};
-use tokio::io::AsyncReadExt;
+use sandbox::{Origin, Sandbox, Share, Spans, service, share};
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::berth::{self, Berth, Home};
 use crate::cgroup::{Group, Place};
 use crate::shim::refusal;
 use arguments::Arguments;
 use builder::Builder;
 use door::Door;
+use leases::{Leases, Outcome};
 
 /// How long clients may take to read the last answers.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -71,43 +75,62 @@ fn live(arguments: &Arguments, lease: UnixStream, origin: Instant) -> Result<()>
     let bundle = Bundle::open(&arguments.bundle)?;
     let (mut plan, builder) = plan::of(&bundle)?;
     let place = net::Place::of(bundle.spec())?;
-    let dir = OwnedDir::create(&arguments.root.join(&arguments.id))?;
+    let home = Home::make(&arguments.root, &arguments.id)?;
+    let berth = Berth::take(home.path(), &arguments.id)?;
     // Before anything is started that belongs there; the builder of a template has been, and does not.
-    let group = group(&bundle, arguments, dir.path())?;
+    let group = group(&bundle, arguments, berth.dir())?;
     // The engine's terminal and directory are none of ours.
     nix::unistd::setsid().attempt(|| "start a session".into())?;
     std::env::set_current_dir("/").attempt(|| "change to /".into())?;
     share::isolate()?;
     // With all that we start: what takes over the hypervisor reaches no more than its guest did.
-    plan.network = Some(place.enter()?);
-    let share = Share::open(dir.path())?;
+    let claim = place.enter()?;
+    plan.network = Some(claim.place);
+    let share = Share::open(home.path())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.attempt(|| "start the runtime".into())?;
     let end = runtime.block_on(async {
-        let door = Door::open(&dir.path().join("monitor.sock"))?;
+        let door = Door::open(&home.path().join("monitor.sock"))?;
         let mut spans = Spans::since(origin);
         spans.end("monitor", origin);
-        let sandbox = Sandbox::new(&arguments.id, dir.path(), share, plan, spans)?;
-        serve(&sandbox, &door, lease, builder).await
+        let sandbox = Sandbox::new(&arguments.id, home.path(), share, plan, spans)?;
+        sandbox.expect(&arguments.id, Origin::default())?;
+        let leases = Leases::open(home.path(), &sandbox)?;
+        hold(claim.socket, home.path(), &sandbox)?;
+        serve(&sandbox, &door, leases, (lease, &arguments.id, berth.dir()), builder).await
     });
     // What the tasks own goes with them: machine, device process, mounts.
     drop(runtime);
     drop(group);
-    match end? {
-        End::Abandoned => drop(dir),
-        End::Deleted | End::Told => {
-            dir.keep();
+    let abandoned = end?;
+    // Others know of it by now, or nobody needs to.
+    berth.keep();
+    abandoned.map_or(Ok(()), |dir| berth::clear(&dir))
+}
+
+/// Tells whoever asks in the network namespace whose it is, until the machine has ended: then another one may have it.
+fn hold(claim: std::os::unix::net::UnixListener, home: &Path, sandbox: &Arc<Sandbox>) -> Result<()> {
+    claim.set_nonblocking(true).attempt(|| "unblock a listener".into())?;
+    let claim = UnixListener::from_std(claim).attempt(|| "watch a listener".into())?;
+    let (answer, sandbox) = (net::answer(home), Arc::clone(sandbox));
+    tokio::spawn(async move {
+        let answering = async {
+            while let Ok((mut client, _)) = claim.accept().await {
+                // A short line fits: nobody can make us wait.
+                let _ = client.write_all(&answer).await;
+            }
+        };
+        tokio::select! {
+            () = answering => {}
+            _ = sandbox.down() => {}
         }
-    }
+    });
     Ok(())
 }
 
 /// Moves us to the control group that the spec names. One that it does not name may be missing: then we stay where we are.
 fn group(bundle: &Bundle, arguments: &Arguments, dir: &Path) -> Result<Option<Group>> {
-    let linux = bundle.spec().linux().as_ref();
-    let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
-    let place = Place::of(path, &arguments.id, arguments.systemd_cgroup)?;
-    let named = path.is_some_and(|path| !path.as_os_str().is_empty());
+    let (place, named) = Place::wanted(bundle, &arguments.id, arguments.systemd_cgroup)?;
     match Group::enter(&place, dir) {
         Err(e) if !named => {
             log::warn!(
@@ -124,21 +147,15 @@ fn group(bundle: &Bundle, arguments: &Arguments, dir: &Path) -> Result<Option<Gr
     }
 }
 
-enum End {
-    /// The creator did not come to its end.
-    Abandoned,
-    /// The last container was deleted.
-    Deleted,
-    /// We were told to go.
-    Told,
-}
-
+/// The answer is the directory of the last container, if its creator did not come to its end.
 async fn serve(
     sandbox: &Arc<Sandbox>,
     door: &Door,
-    mut lease: UnixStream,
+    mut leases: Leases,
+    first: (UnixStream, &str, &Path),
     mut builder: Option<Builder>,
-) -> Result<End> {
+) -> Result<Option<PathBuf>> {
+    let (mut lease, id, dir) = first;
     let mut terminate = signal(SignalKind::terminate()).attempt(|| "watch for SIGTERM".into())?;
     let mut interrupt = signal(SignalKind::interrupt()).attempt(|| "watch for SIGINT".into())?;
     let mut hangup = signal(SignalKind::hangup()).attempt(|| "watch for SIGHUP".into())?;
@@ -151,25 +168,22 @@ async fn serve(
         .write_all(b"ready\n")
         .context(Kind::Gone, || "tell that we are ready".into())?;
     lease.set_nonblocking(true).attempt(|| "unblock the lease".into())?;
-    let mut lease = tokio::net::UnixStream::from_std(lease).attempt(|| "watch the lease".into())?;
-    let mut word = Vec::new();
-    let mut released = false;
+    let lease = tokio::net::UnixStream::from_std(lease).attempt(|| "watch the lease".into())?;
+    leases.hold(lease, id, dir);
     loop {
         tokio::select! {
-            read = lease.read_buf(&mut word), if !released => match read {
-                Ok(1..) => {
-                    released = word.ends_with(b"release\n");
-                    if released {
-                        // The machine is up: now it disturbs nobody.
-                        drop(builder.take());
-                    }
-                }
-                _ => return Ok(End::Abandoned),
+            ended = leases.next() => match ended {
+                // The machine is up: now it disturbs nobody.
+                Outcome::Released => drop(builder.take()),
+                // All goes at once, whatever is under way.
+                Outcome::Abandoned(tenant) if leases.none() && sandbox.alone(&tenant.id) => return Ok(Some(tenant.dir)),
+                Outcome::Abandoned(tenant) => leases.undo(tenant),
+                Outcome::Over => {}
             },
-            () = sandbox.emptied(), if released => {
+            () = sandbox.emptied(), if leases.none() => {
                 // The one who deleted it still reads our answer.
                 let _ = tokio::time::timeout(FAREWELL, door.quiet()).await;
-                return Ok(End::Deleted);
+                return Ok(None);
             }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -179,5 +193,5 @@ async fn serve(
     log::warn!("told to end: the machine is shut down");
     sandbox.close().await;
     let _ = tokio::time::timeout(FAREWELL, door.quiet()).await;
-    Ok(End::Told)
+    Ok(None)
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use base::Result;
 use machine::template;
+use oci::pod::Part;
 use oci::{Bundle, Overrides};
 use sandbox::Blueprint;
 
@@ -19,6 +20,9 @@ const DEADLINE: Duration = Duration::from_secs(60);
 pub fn of(bundle: &Bundle) -> Result<(Blueprint, Option<Builder>)> {
     let wanted = bundle.overrides()?;
     let mut plan = blueprint(&wanted)?;
+    if let Some(Part::Sandbox(budget)) = bundle.part()? {
+        plan.pod = Some(budget);
+    }
     // A template is made of the defaults only: one for a kernel that somebody tries out would hardly be used twice.
     let usual = wanted.kernel.is_none()
         && wanted.initrd.is_none()
@@ -68,6 +72,7 @@ pub fn blueprint(wanted: &Overrides) -> Result<Blueprint> {
         kernel,
         initramfs,
         kernel_params: wanted.kernel_params.clone().unwrap_or_default(),
+        pod: None,
         vcpus: wanted.vcpus,
         memory_mib: wanted.memory_mib,
         network: None,

@@ -11,12 +11,12 @@ use super::records::Records;
 use crate::runtime::{Globals, delete};
 use crate::shim::Log;
 
-/// Called by the shim of a detached container, whose sandbox is in `sandbox` and whose record in `record`.
-pub fn ended(record: PathBuf, sandbox: &Path, id: &str, code: u8) -> Result<()> {
+/// Called by the shim of a detached container, whose directory is `dir` and whose record is in `record`.
+pub fn ended(record: PathBuf, dir: &Path, id: &str, code: u8) -> Result<()> {
     let place = Place::new(record);
     let records = Records::of(&place)?;
     let globals = Globals {
-        root: sandbox.parent().unwrap_or(sandbox).to_owned(),
+        root: dir.parent().unwrap_or(dir).to_owned(),
         log: Log::default(),
         systemd_cgroup: false,
     };

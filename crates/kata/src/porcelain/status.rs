@@ -167,7 +167,7 @@ mod tests {
             let monitor = stub::monitor(&root, "c1", told);
             assert_eq!(status(), want);
             monitor.stop();
-            std::fs::remove_file(root.join("c1/monitor.sock")).unwrap();
+            std::fs::remove_file(root.join("c1/sandbox/monitor.sock")).unwrap();
         }
         assert_eq!(status(), Status::Dead, "the monitor has gone");
         place.end(4).unwrap();

@@ -9,6 +9,7 @@ use api::task::api::{StateRequest, StateResponse, Status as TaskStatus};
 use base::{Context, Error, Kind, Result};
 use oci::{Bundle, State, Status};
 
+use crate::berth;
 use crate::link::{Link, TASK};
 
 /// What `create` wrote: the state at that time.
@@ -52,9 +53,14 @@ impl Container {
         &self.id
     }
 
-    /// Of its sandbox.
+    /// Its own.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// That of its sandbox.
+    pub fn sandbox(&self) -> PathBuf {
+        berth::sandbox(&self.dir)
     }
 
     /// Host process that stands for its own, or stood.
@@ -69,7 +75,7 @@ impl Container {
 
     /// Its monitor. Errors: when that has ended.
     pub fn link(&self) -> Result<Link> {
-        Link::open(&self.dir).context(Kind::Gone, || format!("the monitor of container {} has ended", self.id))
+        Link::open(&self.sandbox()).context(Kind::Gone, || format!("the monitor of container {} has ended", self.id))
     }
 
     /// Where it stands; stopped when its monitor has ended, for nothing of it can live then.
@@ -155,14 +161,15 @@ pub mod stub {
             annotations: std::collections::BTreeMap::new(),
             owner: String::new(),
         };
-        std::fs::create_dir_all(root.join(id)).unwrap();
+        let home = berth::Home::make(root, id).unwrap();
+        berth::Berth::take(home.path(), id).unwrap().keep();
         Container::record(&root.join(id), &state).unwrap();
         state
     }
 
     /// Starts one that says `status` and yes to everything.
     pub fn monitor(root: &Path, id: &str, status: TaskStatus) -> Monitor {
-        let dir = root.join(id);
+        let dir = berth::sandbox(&root.join(id));
         let listener = base::socket::listen(&dir.join("monitor.sock")).unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&asked);
@@ -218,7 +225,7 @@ mod tests {
             let state = container.state().unwrap();
             assert_eq!((state.status, state.pid), (want, record.pid));
             assert_eq!(monitor.stop(), ["State"]);
-            std::fs::remove_file(root.path().join("c1/monitor.sock")).unwrap();
+            std::fs::remove_file(root.path().join("c1/sandbox/monitor.sock")).unwrap();
         }
         stub::monitor(root.path(), "c1", TaskStatus::RUNNING).stop();
         let state = container.state().unwrap();

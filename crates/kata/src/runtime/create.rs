@@ -17,6 +17,7 @@ use super::container::Container;
 use super::exec::STREAM;
 use super::lease::{self, Lease};
 use super::{Globals, delete, hook};
+use crate::berth;
 use crate::link::{Link, TASK};
 use crate::shim::{Carry, Launch, Size, Stdio};
 
@@ -58,7 +59,7 @@ pub struct Made<'a> {
 }
 
 impl<'a> Made<'a> {
-    /// Makes it. The monitor mounts `rootfs`, where there is one, in place of the bundle's root. `watch` is shown the lease before
+    /// Makes it, in a sandbox of its own or in the one that its spec or its annotations name. The monitor mounts `rootfs`, where there is one, in place of the bundle's root. `watch` is shown the lease before
     /// the long part. Errors: `Exists` when the id is taken, else what the monitor met.
     pub fn new(
         globals: &'a Globals,
@@ -71,7 +72,7 @@ impl<'a> Made<'a> {
         for key in bundle.overrides()?.unknown {
             log::warn!("annotation {key} is not known and changes nothing");
         }
-        let lease = match lease::spawn(globals, id, bundle) {
+        let lease = match lease::take(globals, id, bundle) {
             Err(e) if e.kind() == Kind::Exists => {
                 return Err(Error::new(Kind::Exists, "container with given ID already exists"));
             }
@@ -101,8 +102,13 @@ impl<'a> Made<'a> {
         Ok(made)
     }
 
+    /// The directory of the sandbox that it lives in.
+    pub fn sandbox(&self) -> PathBuf {
+        berth::sandbox(&self.dir)
+    }
+
     fn link(&self) -> Result<Link> {
-        Link::open(&self.dir)
+        Link::open(&self.sandbox())
     }
 
     /// A shim for its process, with our standard streams or a console's.
@@ -126,7 +132,7 @@ impl<'a> Made<'a> {
         let state = self.finish(pid_file, shim.pid())?;
         start(&mut self.link()?, &self.id)?;
         hook::run_on(self.bundle, Moment::Poststart, &state);
-        started(&self.dir);
+        started(&self.sandbox());
         shim.release();
         self.lease.release()
     }
@@ -136,7 +142,7 @@ impl<'a> Made<'a> {
     pub fn attend(self, stdio: Stdio, pid_file: Option<&Path>, keep: bool, started: impl FnOnce(&Path)) -> Result<u8> {
         let state = self.finish(pid_file, std::process::id())?;
         let carry = Carry {
-            dir: self.dir.clone(),
+            dir: self.sandbox(),
             id: self.id.clone(),
             exec_id: String::new(),
             start: true,
@@ -144,14 +150,14 @@ impl<'a> Made<'a> {
         };
         let code = carry.run(|| {
             hook::run_on(self.bundle, Moment::Poststart, &state);
-            started(&self.dir);
+            started(&self.sandbox());
             Ok(())
         })?;
         if keep {
             self.lease.release()?;
             return Ok(code);
         }
-        // From here the container is deleted as any other. A monitor that was not released ends with its lease alone.
+        // From here the container is deleted as any other; a lease that was not released keeps the monitor.
         let lease = self.lease;
         delete::delete_then(self.globals, &self.id, true, move || drop(lease))?;
         Ok(code)

@@ -2,15 +2,13 @@
 
 //! `delete`: by the monitor while it lives, else what it left is swept up.
 
-use std::path::Path;
-
 use api::task::api::{DeleteRequest, DeleteResponse, Empty, KillRequest, WaitRequest, WaitResponse};
-use base::{Error, Kind, Result, file};
+use base::{Error, Kind, Result};
 use oci::{Moment, Status};
 
 use super::container::Container;
 use super::{Globals, hook};
-use crate::cgroup;
+use crate::berth;
 use crate::link::{Link, TASK};
 
 pub fn delete(globals: &Globals, id: &str, force: bool) -> Result<()> {
@@ -23,7 +21,7 @@ pub fn delete_then(globals: &Globals, id: &str, force: bool, deleted: impl FnOnc
         // Nothing, or what a creator left that was killed before it was done.
         Err(e) if e.kind() == Kind::NotFound && force => {
             deleted();
-            return sweep(&globals.root.join(id));
+            return berth::clear(&globals.root.join(id));
         }
         other => other?,
     };
@@ -44,7 +42,7 @@ pub fn delete_then(globals: &Globals, id: &str, force: bool, deleted: impl FnOnc
         Err(e) => log::debug!("{}", e.chain()),
     }
     deleted();
-    sweep(container.dir())?;
+    berth::clear(container.dir())?;
     (state.status, state.pid) = (Status::Stopped, 0);
     match bundle {
         Ok(bundle) => hook::run_on(&bundle, Moment::Poststop, &state),
@@ -54,19 +52,7 @@ pub fn delete_then(globals: &Globals, id: &str, force: bool, deleted: impl FnOnc
     Ok(())
 }
 
-/// Removes what is left of the sandbox in `dir` once its monitor has ended or has been asked to delete it. Its mounts were the
-/// monitor's alone.
-pub fn sweep(dir: &Path) -> Result<()> {
-    if let Err(e) = sandbox::saved::end_leftovers(dir) {
-        log::warn!("{}", e.chain());
-    }
-    if let Err(e) = cgroup::remove(dir) {
-        log::warn!("{}", e.chain());
-    }
-    file::remove_tree(dir)
-}
-
-/// Kills what runs and has the monitor take everything down.
+/// Kills what runs and has the monitor take it away.
 fn by_monitor(link: &mut Link, id: &str, status: Status, force: bool) -> Result<()> {
     let done = stop(link, id, status).and_then(|()| {
         let request = DeleteRequest {

@@ -91,7 +91,7 @@ pub fn detach(
 /// Starts the process and carries it in this one to its end; the answer is its exit code.
 pub fn attend(container: &Container, process: &Process, stdio: Stdio, pid_file: Option<&Path>) -> Result<u8> {
     let carry = Carry {
-        dir: container.dir().to_owned(),
+        dir: container.sandbox(),
         id: container.id().to_owned(),
         exec_id: register(container, process)?,
         start: false,

@@ -1,43 +1,57 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
-//! Starts the monitor of a sandbox. Until the lease is released, the monitor takes everything down as soon as we end, in whatever way.
+//! Takes a place for a container that is to be made: in a sandbox that is there, or in one of its own, whose monitor is started. Until
+//! the lease is released, the monitor takes the container away as soon as we end, in whatever way.
 //!
 //! ```text
 //! runtime                          monitor (kata monitor --root=… --id=… --bundle=… --lease-fd=N …)
-//!    │ ◄──── "ready\n" | "error KIND: why\n" ────│   (its socket listens | it has undone everything and ends)
-//!    │ ───────────── "release\n" ──────────────► │   (the sandbox lives on its own)
-//!    └ ───────────────── EOF ──────────────────► │   (undo everything, end)
+//!    │ ───────────────── "ID\n" ───────────────► │   (only to a monitor that is there, at its lease.sock)
+//!    │ ◄──── "ready\n" | "error KIND: why\n" ────│   (the container has a directory and is expected | nothing of it is left)
+//!    │ ───────────── "release\n" ──────────────► │   (the container lives on its own)
+//!    └ ───────────────── EOF ──────────────────► │   (undo the container; without another one, end)
+//!      ◄──────────────── "undone\n" ────────────│
 //! ```
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::pidfd::Pidfd;
 use base::{Context, Error, Kind, Result};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use oci::Bundle;
 
-use super::{Globals, delete};
+use super::{Globals, join};
 use crate::shim::parse_refusal;
+use crate::{berth, cgroup};
+
+/// Where a monitor gives leases, in the sandbox's directory.
+pub const SOCKET: &str = "lease.sock";
+/// The word that lets the container live on its own.
+pub const RELEASE: &[u8] = b"release\n";
+/// The word that says that nothing of it is left.
+pub const UNDONE: &[u8] = b"undone\n";
 
 /// See the module.
 #[derive(Debug)]
 pub struct Lease {
     socket: UnixStream,
-    monitor: Child,
-    /// Of the sandbox.
+    /// If we have started it.
+    monitor: Option<Child>,
+    /// Of the container.
     dir: PathBuf,
     held: bool,
 }
 
 /// How long a monitor may take to undo everything.
 const UNDOING: Duration = Duration::from_secs(60);
+/// How long a sandbox that is ending may hold a network namespace; and another creator one that it has claimed first.
+const CHANGING: Duration = Duration::from_secs(20);
 
 impl Lease {
     /// For whoever may have to cut it from elsewhere.
@@ -45,26 +59,27 @@ impl Lease {
         self.socket.try_clone().attempt(|| "duplicate the lease".into())
     }
 
-    /// The sandbox lives on without us.
+    /// The container lives on without us.
     pub fn release(mut self) -> Result<()> {
         self.socket
-            .write_all(b"release\n")
-            .context(Kind::Gone, || "release the sandbox to its monitor".into())?;
+            .write_all(RELEASE)
+            .context(Kind::Gone, || "release the container to its monitor".into())?;
         self.held = false;
         Ok(())
     }
 
-    /// Has the monitor take everything down, and waits for that.
+    /// Has the monitor take the container away, and waits for that.
     fn give_up(&mut self) -> Result<()> {
-        let _ = self.socket.shutdown(Shutdown::Both);
-        let pid = i32::try_from(self.monitor.id()).context(Kind::Bug, || "read a pid".into())?;
-        if !Pidfd::open(pid)?.wait(Some(UNDOING))? {
-            log::error!("the monitor, process {pid}, does not end: it is killed");
-            let _ = self.monitor.kill();
+        let _ = self.socket.shutdown(Shutdown::Write);
+        // Others may have joined: then it lives on.
+        if undone(&self.socket)? {
+            return Ok(());
         }
-        let _ = self.monitor.wait();
+        if let Some(monitor) = &mut self.monitor {
+            end(monitor)?;
+        }
         // Of a monitor that could not do it itself.
-        delete::sweep(&self.dir)
+        berth::clear(&self.dir)
     }
 }
 
@@ -78,8 +93,90 @@ impl Drop for Lease {
     }
 }
 
-/// Starts the monitor for `id` and waits until it serves. Errors: the monitor's; `Exists` when the id is taken.
-pub fn spawn(globals: &Globals, id: &str, bundle: &Bundle) -> Result<Lease> {
+/// True when the monitor says so; false when it has ended before.
+fn undone(mut socket: &UnixStream) -> Result<bool> {
+    let what = || "wait for the monitor to undo a container".to_owned();
+    socket.set_read_timeout(Some(UNDOING)).attempt(what)?;
+    let mut word = Vec::new();
+    // A connection that breaks is an end, too.
+    match socket.read_to_end(&mut word) {
+        Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Err(Error::new(Kind::Timeout, what())),
+        _ => Ok(word.ends_with(UNDONE)),
+    }
+}
+
+/// Waits for it.
+fn end(monitor: &mut Child) -> Result<()> {
+    let pid = i32::try_from(monitor.id()).context(Kind::Bug, || "read a pid".into())?;
+    if !Pidfd::open(pid)?.wait(Some(UNDOING))? {
+        log::error!("the monitor, process {pid}, does not end: it is killed");
+        let _ = monitor.kill();
+    }
+    let _ = monitor.wait();
+    Ok(())
+}
+
+/// Takes a place for container `id`. Errors: the monitor's; `Exists` when the id is taken.
+pub fn take(globals: &Globals, id: &str, bundle: &Bundle) -> Result<Lease> {
+    let begin = Instant::now();
+    loop {
+        let home = join::sandbox(globals, bundle)?;
+        let (taken, passing) = match &home {
+            Some(home) => (enter(globals, id, bundle, home), Kind::Gone),
+            None => (spawn(globals, id, bundle), Kind::State),
+        };
+        match taken {
+            // The sandbox ends, and lets go of the namespace; or another creator has just claimed that.
+            Err(e) if e.kind() == passing && begin.elapsed() < CHANGING => {
+                log::debug!("{}", e.chain());
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            taken => return taken,
+        }
+    }
+}
+
+/// Takes a place in the sandbox `home`. Errors: `Gone` when that ends.
+fn enter(globals: &Globals, id: &str, bundle: &Bundle, home: &Path) -> Result<Lease> {
+    let what = || format!("join the sandbox {}", home.display());
+    let socket = base::socket::connect(&home.join(SOCKET)).context(Kind::Gone, what)?;
+    writeln!(&socket, "{id}").context(Kind::Gone, what)?;
+    let lease = match ready(&socket)? {
+        Some(answer) => answer.attempt(what).map(|()| Lease {
+            socket,
+            monitor: None,
+            dir: globals.root.join(id),
+            held: true,
+        })?,
+        None => return Err(Error::new(Kind::Gone, what()).because("its monitor has ended")),
+    };
+    let (place, named) = cgroup::Place::wanted(bundle, id, globals.systemd_cgroup)?;
+    match cgroup::prepare(&place, &lease.dir) {
+        Err(e) if !named => {
+            log::warn!(
+                "the container's shim stays in the control group of its caller: {}",
+                e.chain()
+            );
+            cgroup::forget(&lease.dir)?;
+        }
+        other => other.context(Kind::Io, || format!("control group of {id}"))?,
+    }
+    Ok(lease)
+}
+
+/// What the monitor answers; none when it ends without a word.
+fn ready(socket: &UnixStream) -> Result<Option<Result<()>>> {
+    let mut line = String::new();
+    let read = BufReader::new(socket).read_line(&mut line);
+    read.attempt(|| "wait for the monitor".into())?;
+    Ok(match line.trim_end() {
+        "ready" => Some(Ok(())),
+        other => other.strip_prefix("error ").and_then(parse_refusal).map(Err),
+    })
+}
+
+/// Starts the monitor for `id` and waits until it serves.
+fn spawn(globals: &Globals, id: &str, bundle: &Bundle) -> Result<Lease> {
     let what = || format!("start the monitor of {id}");
     let (ours, theirs) = UnixStream::pair().attempt(what)?;
     let theirs = OwnedFd::from(theirs);
@@ -108,20 +205,17 @@ pub fn spawn(globals: &Globals, id: &str, bundle: &Bundle) -> Result<Lease> {
         .spawn()
         .attempt(what)?;
     drop(theirs);
-    let mut line = String::new();
-    let read = BufReader::new(&ours).read_line(&mut line);
-    read.attempt(|| "wait for the monitor".into())?;
-    match line.trim_end() {
-        "ready" => Ok(Lease {
+    match ready(&ours)? {
+        Some(Ok(())) => Ok(Lease {
             socket: ours,
-            monitor: child,
+            monitor: Some(child),
             dir: globals.root.join(id),
             held: true,
         }),
-        other => {
+        refused => {
             let _ = child.wait();
-            let refused = other.strip_prefix("error ").and_then(parse_refusal);
-            Err(refused.unwrap_or_else(|| Error::new(Kind::Gone, what()).because("it ended at once")))
+            let gone = || Error::new(Kind::Gone, what()).because("it ended at once");
+            Err(refused.and_then(Result::err).unwrap_or_else(gone))
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod delete;
 mod events;
 pub mod exec;
 mod hook;
+mod join;
 pub mod lease;
 mod list;
 mod process;

@@ -68,7 +68,7 @@ impl Log {
 /// A shim to be started. Its standard streams are those of the caller, unless told otherwise.
 #[derive(Debug)]
 pub struct Launch {
-    /// Of the sandbox, absolute.
+    /// Of the container, absolute.
     pub dir: PathBuf,
     /// Container.
     pub id: String,

@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use base::{Context, Error, Result};
 use nix::sched::{CloneFlags, setns};
 
+use crate::berth;
 use crate::link::Link;
 use arguments::Arguments;
 pub use carry::{Carry, Stdio};
@@ -68,11 +69,12 @@ fn join_network(dir: &Path) -> Result<()> {
 }
 
 fn carry(arguments: Arguments, ready: &mut Option<File>) -> Result<u8> {
-    // The shim of `kata run` removes the sandbox in the end, and so does not stand in its group.
+    // The shim of `kata run` removes the container in the end, and so does not stand in its group.
     if arguments.record.is_none() {
         crate::cgroup::join(&arguments.dir)?;
     }
-    join_network(&arguments.dir)?;
+    let sandbox = berth::sandbox(&arguments.dir);
+    join_network(&sandbox)?;
     let stdio = match arguments.console {
         Some(path) => Stdio::Console {
             socket: terminal::connect(&path)?,
@@ -82,11 +84,11 @@ fn carry(arguments: Arguments, ready: &mut Option<File>) -> Result<u8> {
     };
     // Only an engine looks at the files of the pid that stands for a container; without one, we write a record at the end.
     let view = match (&arguments.record, arguments.exec_id.as_str()) {
-        (None, "") => Some(view::View::find(&arguments.dir, &arguments.id)?),
+        (None, "") => Some(view::View::find(&sandbox, &arguments.id)?),
         _ => None,
     };
     let carry = Carry {
-        dir: arguments.dir.clone(),
+        dir: sandbox,
         id: arguments.id.clone(),
         exec_id: arguments.exec_id,
         start: false,

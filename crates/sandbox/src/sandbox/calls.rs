@@ -8,7 +8,7 @@ use api::agent::Stdio;
 use base::{Context, Error, Kind, Result};
 use oci::Status;
 
-use super::{Phase, SIGKILL, Sandbox, View};
+use super::{SIGKILL, Sandbox, View};
 use crate::keeper::end_of;
 use crate::process::{Exit, Process, Stage};
 
@@ -118,27 +118,27 @@ impl Sandbox {
             }
             return Ok(exit);
         }
-        let last = self.state().containers.len() == 1;
-        if last {
+        if self.alone(id) {
             self.stop(None);
             self.down().await;
         } else if let Ok(guest) = self.guest() {
-            guest.remove(id).await?;
+            match guest.remove(id).await {
+                Err(e) if e.kind() == Kind::Gone => log::debug!("{}", e.chain()),
+                other => other?,
+            }
         }
         let container = self.state().containers.remove(id);
         // Unmounts.
         drop(container);
         self.note();
+        self.stop_if_over();
         Ok(exit)
     }
 
-    /// True once there was a container and there is none any more.
+    /// Returns when there is no container and none is expected.
     pub async fn emptied(&self) {
-        self.until(|state| {
-            let over = matches!(state.phase, Phase::Down(_) | Phase::Up(_)) && state.containers.is_empty();
-            over.then_some(())
-        })
-        .await;
+        self.until(|state| (state.containers.is_empty() && state.expected.is_empty()).then_some(()))
+            .await;
     }
 
     /// Waits for the end of a process.
