@@ -40,7 +40,7 @@ impl Hierarchy {
     /// Its directory for `place`.
     pub fn dir(&self, place: &Place) -> PathBuf {
         match place {
-            Place::Absolute(path) => self.mount.join(path),
+            Place::Absolute(path) | Place::Scope(path, _) => self.mount.join(path),
             // A group of v2 with processes cannot have groups with controllers below it: theirs stand beside ours, as runc's.
             Place::Relative(path) if self.kind == Kind::Unified => {
                 let beside = self.own.parent().unwrap_or(&self.own);

@@ -11,9 +11,12 @@
 //! deleter: hand the sandbox's processes over to another container's, if there is one ► remove, as written down, once the last
 //!          process has left; also after a monitor that was killed
 //! ```
+//!
+//! A scope of systemd's cannot be made before somebody is in it: there the shim of a further container makes it as it enters.
 
 mod hierarchy;
 mod place;
+mod systemd;
 
 use std::fs;
 use std::io::ErrorKind;
@@ -27,9 +30,12 @@ use base::{Context, Error, Kind, Result};
 use hierarchy::Hierarchy;
 pub use hierarchy::unescape;
 pub use place::Place;
+use systemd::Scope;
 
 /// In the container's directory: one directory of a control group per line (the kernel allows no newline in their names).
 const RECORD: &str = "cgroups";
+/// In the container's directory, where systemd is asked for the group: slice and name of its scope, a line each.
+const SCOPE: &str = "scope";
 
 /// How long the last processes of a container may take to be gone.
 const LEAVING: Duration = Duration::from_secs(10);
@@ -46,8 +52,15 @@ impl Group {
     /// `container` gets the record before anything is made.
     pub fn enter(place: &Place, container: &Path) -> Result<Group> {
         let mut group = Group { homes: Vec::new() };
-        for (hierarchy, dir) in plan(place, container)? {
-            make(&hierarchy, &dir)?;
+        let (planned, scope) = plan(place, container)?;
+        if let Some(scope) = scope {
+            systemd::start(scope, std::process::id())?;
+        }
+        for (hierarchy, dir) in planned {
+            // What systemd has made is its own, with all above it.
+            if scope.is_none() || !dir.exists() {
+                make(&hierarchy, &dir)?;
+            }
             group.homes.push((hierarchy.home(), hierarchy.mount.clone()));
             move_to(&dir)?;
         }
@@ -57,12 +70,15 @@ impl Group {
 
 /// Makes the group at `place` in every hierarchy, for the shim of a further container of a sandbox; see [`Group::enter`].
 pub fn prepare(place: &Place, container: &Path) -> Result<()> {
-    let planned = plan(place, container)?;
+    let (planned, scope) = plan(place, container)?;
+    if scope.is_some() {
+        return Ok(());
+    }
     planned.iter().try_for_each(|(hierarchy, dir)| make(hierarchy, dir))
 }
 
-/// Where the group at `place` is, written down.
-fn plan(place: &Place, container: &Path) -> Result<Vec<(Hierarchy, PathBuf)>> {
+/// Where the group at `place` is, and the scope that systemd is to be asked for; both written down.
+fn plan<'p>(place: &'p Place, container: &Path) -> Result<(Vec<(Hierarchy, PathBuf)>, Option<&'p Scope>)> {
     let found = hierarchy::mounted()?.into_iter();
     let planned: Vec<(Hierarchy, PathBuf)> = found
         .map(|hierarchy| {
@@ -71,8 +87,12 @@ fn plan(place: &Place, container: &Path) -> Result<Vec<(Hierarchy, PathBuf)>> {
         })
         .collect();
     let dirs: Vec<PathBuf> = planned.iter().map(|(_, dir)| dir.clone()).collect();
-    record(container, &dirs)?;
-    Ok(planned)
+    let scope = match place {
+        Place::Scope(_, scope) if systemd::booted() => Some(scope),
+        _ => None,
+    };
+    record(container, &dirs, scope)?;
+    Ok((planned, scope))
 }
 
 impl Drop for Group {
@@ -86,7 +106,10 @@ impl Drop for Group {
     }
 }
 
-fn record(container: &Path, dirs: &[PathBuf]) -> Result<()> {
+fn record(container: &Path, dirs: &[PathBuf], scope: Option<&Scope>) -> Result<()> {
+    if let Some(Scope { slice, name }) = scope {
+        base::file::replace(&container.join(SCOPE), format!("{slice}\n{name}\n").as_bytes())?;
+    }
     let mut lines = Vec::new();
     for dir in dirs {
         lines.extend_from_slice(dir.as_os_str().as_bytes());
@@ -108,18 +131,46 @@ fn recorded(container: &Path) -> Result<Vec<PathBuf>> {
         .collect())
 }
 
+/// The scope of systemd's that is the group of the container in `container`, if it is one.
+fn scope(container: &Path) -> Result<Option<Scope>> {
+    let path = container.join(SCOPE);
+    let text = match fs::read_to_string(&path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        other => other.attempt(|| format!("read {}", path.display()))?,
+    };
+    let mut lines = text.lines().map(str::to_owned);
+    Ok(lines
+        .next()
+        .zip(lines.next())
+        .map(|(slice, name)| Scope { slice, name }))
+}
+
 /// Moves this process to the group of the container in `container`.
 pub fn join(container: &Path) -> Result<()> {
-    recorded(container)?.iter().try_for_each(|dir| move_to(dir))
+    let dirs = recorded(container)?;
+    if let Some(scope) = scope(container)?
+        && dirs.iter().any(|dir| !dir.exists())
+    {
+        systemd::start(&scope, std::process::id())?;
+        for hierarchy in hierarchy::mounted()? {
+            let missing = |dir: &&PathBuf| dir.starts_with(&hierarchy.mount) && !dir.exists();
+            if let Some(dir) = dirs.iter().find(missing) {
+                make(&hierarchy, dir)?;
+            }
+        }
+    }
+    dirs.iter().try_for_each(|dir| move_to(dir))
 }
 
 /// The container in `container` has no group of its own.
 pub fn forget(container: &Path) -> Result<()> {
-    let path = container.join(RECORD);
-    match fs::remove_file(&path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(e).attempt(|| format!("remove {}", path.display())),
-        _ => Ok(()),
-    }
+    [RECORD, SCOPE].iter().try_for_each(|name| {
+        let path = container.join(name);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(e).attempt(|| format!("remove {}", path.display())),
+            _ => Ok(()),
+        }
+    })
 }
 
 /// The container in `container` goes while others of its sandbox stay, those in `others`: who stands in its group moves to the group of
@@ -156,7 +207,9 @@ pub fn hand_over(container: &Path, others: &[PathBuf]) -> Result<()> {
 /// Removes the group of the container in `container`, as far as it is still there, once its last process has left. Groups above it
 /// stay, as runc leaves them: others may be about to use them. Errors: `State` when somebody stays in it.
 pub fn remove(container: &Path) -> Result<()> {
-    remove_all(&recorded(container)?)
+    remove_all(&recorded(container)?)?;
+    // It may know already that the last process has left.
+    scope(container)?.map_or(Ok(()), |scope| systemd::stop(&scope.name))
 }
 
 /// A spec may name the group in which its caller is, or all processes are: that is not ours to empty or to remove.
@@ -270,8 +323,18 @@ mod tests {
         join(dir.path()).unwrap();
         let odd = PathBuf::from(std::ffi::OsString::from_vec(b"/c/a b\xff:c".to_vec()));
         let dirs = vec![PathBuf::from("/c/x"), odd];
-        record(dir.path(), &dirs).unwrap();
+        record(dir.path(), &dirs, None).unwrap();
         assert_eq!(recorded(dir.path()).unwrap(), dirs);
+        assert_eq!(scope(dir.path()).unwrap(), None);
+        let wanted = Scope {
+            slice: "machine.slice".into(),
+            name: "x-c1.scope".into(),
+        };
+        record(dir.path(), &dirs, Some(&wanted)).unwrap();
+        assert_eq!(scope(dir.path()).unwrap(), Some(wanted));
+        forget(dir.path()).unwrap();
+        assert_eq!(scope(dir.path()).unwrap(), None);
+        assert!(recorded(dir.path()).unwrap().is_empty());
     }
 
     #[test]
@@ -279,7 +342,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let group = dir.path().join("group");
         fs::create_dir(&group).unwrap();
-        record(dir.path(), &[dir.path().join("gone"), group.clone()]).unwrap();
+        record(dir.path(), &[dir.path().join("gone"), group.clone()], None).unwrap();
         remove(dir.path()).unwrap();
         assert!(!group.exists());
     }

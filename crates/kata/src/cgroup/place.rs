@@ -7,6 +7,8 @@ use std::path::{Component, Path, PathBuf};
 use base::{Error, Kind, Result};
 use oci::Bundle;
 
+use super::systemd::Scope;
+
 /// A group in each hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
@@ -14,6 +16,8 @@ pub enum Place {
     Absolute(PathBuf),
     /// Beside or below the group of whoever asks.
     Relative(PathBuf),
+    /// As `Absolute`: where systemd, if it runs, puts this scope.
+    Scope(PathBuf, Scope),
 }
 
 /// The slice for those who name none.
@@ -32,7 +36,7 @@ impl Place {
     pub fn of(path: Option<&Path>, id: &str, systemd: bool) -> Result<Place> {
         let path = path.filter(|path| !path.as_os_str().is_empty());
         if systemd {
-            return scope(path, id).map(Place::Absolute);
+            return scope(path, id);
         }
         Ok(match path {
             None => Place::Relative(id.into()),
@@ -57,8 +61,8 @@ pub fn clean(path: &Path) -> PathBuf {
     cleaned
 }
 
-/// The directory that systemd gives the scope `slice:prefix:name`.
-fn scope(path: Option<&Path>, id: &str) -> Result<PathBuf> {
+/// The scope `slice:prefix:name`; a name that is a slice's is a group that nobody is asked for.
+fn scope(path: Option<&Path>, id: &str) -> Result<Place> {
     let text = path.map_or_else(|| format!(":kata:{id}"), |path| path.to_string_lossy().into_owned());
     let parts: Vec<&str> = text.split(':').collect();
     let [slice, prefix, name] = parts[..] else {
@@ -67,15 +71,17 @@ fn scope(path: Option<&Path>, id: &str) -> Result<PathBuf> {
     if name.is_empty() || name.contains('/') || prefix.contains('/') {
         return Err(refused(&text, "prefix and name are names, without a slash"));
     }
-    let mut dir = expand(if slice.is_empty() { SLICE } else { slice }, &text)?;
+    let slice = if slice.is_empty() { SLICE } else { slice };
+    let dir = expand(slice, &text)?;
     if name.ends_with(".slice") {
-        dir.push(name);
-    } else if prefix.is_empty() {
-        dir.push(format!("{name}.scope"));
-    } else {
-        dir.push(format!("{prefix}-{name}.scope"));
+        return Ok(Place::Absolute(dir.join(name)));
     }
-    Ok(dir)
+    let name = match prefix {
+        "" => format!("{name}.scope"),
+        _ => format!("{prefix}-{name}.scope"),
+    };
+    let slice = slice.to_owned();
+    Ok(Place::Scope(dir.join(&name), Scope { slice, name }))
 }
 
 /// A slice stands below those that its name begins with: `a-b.slice` is `a.slice/a-b.slice`.
@@ -136,20 +142,34 @@ mod tests {
     #[test]
     fn scopes_stand_in_their_slices() {
         let absolute = |path: &str| Place::Absolute(path.into());
+        let scope = |dir: &str, slice: &str| {
+            let dir = PathBuf::from(dir);
+            let name = dir.file_name().unwrap().to_str().unwrap().to_owned();
+            let slice = slice.to_owned();
+            Place::Scope(dir, Scope { slice, name })
+        };
         assert_eq!(
             Place::of(None, "c1", true).unwrap(),
-            absolute("system.slice/kata-c1.scope")
+            scope("system.slice/kata-c1.scope", "system.slice")
         );
-        for (path, want) in [
-            ("machine.slice:libpod:c1", "machine.slice/libpod-c1.scope"),
-            ("a-b-c.slice:p:n", "a.slice/a-b.slice/a-b-c.slice/p-n.scope"),
-            (":p:n", "system.slice/p-n.scope"),
-            ("-.slice:p:n", "p-n.scope"),
-            ("a.slice::n", "a.slice/n.scope"),
-            ("a.slice::a-n.slice", "a.slice/a-n.slice"),
+        for (path, want, slice) in [
+            (
+                "machine.slice:libpod:c1",
+                "machine.slice/libpod-c1.scope",
+                "machine.slice",
+            ),
+            (
+                "a-b-c.slice:p:n",
+                "a.slice/a-b.slice/a-b-c.slice/p-n.scope",
+                "a-b-c.slice",
+            ),
+            (":p:n", "system.slice/p-n.scope", "system.slice"),
+            ("-.slice:p:n", "p-n.scope", "-.slice"),
+            ("a.slice::n", "a.slice/n.scope", "a.slice"),
         ] {
-            assert_eq!(of(path, true).unwrap(), absolute(want), "{path}");
+            assert_eq!(of(path, true).unwrap(), scope(want, slice), "{path}");
         }
+        assert_eq!(of("a.slice::a-n.slice", true).unwrap(), absolute("a.slice/a-n.slice"));
         for bad in [
             "/a/b",
             "a.slice:n",
