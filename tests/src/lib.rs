@@ -7,6 +7,7 @@ pub mod bundle;
 pub mod command;
 pub mod leak;
 pub mod podman;
+pub mod systemd;
 pub mod terminal;
 pub mod trial;
 pub mod wire;

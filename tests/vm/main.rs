@@ -18,6 +18,7 @@ mod porcelain;
 mod process;
 mod scale;
 mod stdio;
+mod systemd;
 mod template;
 mod template_crash;
 mod terminal;
@@ -44,6 +45,7 @@ fn main() {
         input::cases,
         boot::cases,
         cgroup::cases,
+        systemd::cases,
         crash::cases,
         porcelain::cases,
         podman::cases,
