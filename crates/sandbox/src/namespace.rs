@@ -56,7 +56,8 @@ pub fn named(spec: &Spec) -> Result<BTreeMap<String, Named>> {
 }
 
 /// Why a namespace of the host is none for a container.
-pub const HOST: &str = "it is of the host's kernel, and no container of this sandbox has it";
+pub const HOST: &str = "it is of the host's kernel, and no container of this sandbox has it; a container shares namespaces with those whose \
+                        network it joins";
 
 /// For the agent.
 pub fn request(kind: &str, container: Option<String>) -> Namespace {

@@ -6,6 +6,7 @@
 //! accesses (read, write, mknod) that it names; what no rule names is denied. The program therefore goes
 //! through them from the last to the first and strikes out the accesses that are granted.
 
+use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use base::{Context, Error, Kind, Result};
@@ -176,6 +177,7 @@ pub fn load(program: &[Instruction]) -> Result<OwnedFd> {
         flags: u32,
     }
     const PROG_LOAD: libc::c_int = 5;
+    const TRIES: usize = 20;
     const CGROUP_DEVICE: u32 = 15;
     let mut attr = Load {
         kind: CGROUP_DEVICE,
@@ -188,7 +190,15 @@ pub fn load(program: &[Instruction]) -> Result<OwnedFd> {
         kernel: 0,
         flags: 0,
     };
-    sys::bpf_open(PROG_LOAD, &mut attr).attempt(|| "load the device program".into())
+    let mut loaded = sys::bpf_open(PROG_LOAD, &mut attr);
+    for _ in 0..TRIES {
+        match loaded {
+            // The kernel's check stops when a signal comes, as that of a process which ends meanwhile.
+            Err(e) if e.kind() == ErrorKind::WouldBlock => loaded = sys::bpf_open(PROG_LOAD, &mut attr),
+            other => return other.attempt(|| "load the device program".into()),
+        }
+    }
+    loaded.attempt(|| "load the device program".into())
 }
 
 /// Puts it in force on the group that `dir` is open on, instead of `old`; groups below may add their own.
