@@ -5,6 +5,7 @@
 mod boot;
 mod cgroup;
 mod crash;
+mod everyday;
 mod files;
 mod input;
 mod kernel;
