@@ -6,6 +6,7 @@
 pub mod behaviour;
 pub mod bundle;
 pub mod command;
+pub mod docker;
 pub mod engine;
 pub mod leak;
 pub mod podman;

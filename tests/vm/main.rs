@@ -5,6 +5,7 @@
 mod boot;
 mod cgroup;
 mod crash;
+mod docker;
 mod everyday;
 mod files;
 mod input;
@@ -50,6 +51,7 @@ fn main() {
         crash::cases,
         porcelain::cases,
         podman::cases,
+        docker::cases,
         pods::cases,
         template::cases,
         template_crash::cases,
