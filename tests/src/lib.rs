@@ -4,6 +4,7 @@
 //! ours behind one command line, and a leak check at the end of each world.
 
 pub mod behaviour;
+pub mod buildah;
 pub mod bundle;
 pub mod command;
 pub mod docker;

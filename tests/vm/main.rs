@@ -3,6 +3,7 @@
 //! Integration tests: real virtual machines, real clients, as root. See CONTRIBUTING.md for how to run some of them.
 
 mod boot;
+mod buildah;
 mod cgroup;
 mod crash;
 mod docker;
@@ -52,6 +53,7 @@ fn main() {
         porcelain::cases,
         podman::cases,
         docker::cases,
+        buildah::cases,
         pods::cases,
         template::cases,
         template_crash::cases,
