@@ -11,6 +11,7 @@ pub mod docker;
 pub mod engine;
 pub mod leak;
 pub mod podman;
+pub mod software;
 pub mod systemd;
 pub mod terminal;
 pub mod trial;

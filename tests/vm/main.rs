@@ -20,6 +20,7 @@ mod pods;
 mod porcelain;
 mod process;
 mod scale;
+mod software;
 mod stdio;
 mod systemd;
 mod template;
@@ -58,9 +59,12 @@ fn main() {
         template::cases,
         template_crash::cases,
         scale::cases,
+        software::cases,
         kernel::cases,
     ];
     // A failed assertion is reported by the runner, not by the panic hook of its thread.
     std::panic::set_hook(Box::new(|_| {}));
-    libtest_mimic::run(&args, groups.iter().flat_map(|cases| cases()).collect()).exit();
+    let conclusion = libtest_mimic::run(&args, groups.iter().flat_map(|cases| cases()).collect());
+    print!("{}", vm_tests::software::table());
+    conclusion.exit();
 }
