@@ -1,13 +1,15 @@
 # make run    from nothing to a container in a virtual machine
 # make test   every check, as CI does it
 # make build  target/release/kata and target/release/kata-agent
+# make software  real software in virtual machines: takes long
+# make table  what which client was seen to do in the last test
 # make deb    a package for Debian and its kin
 # make lab    CMD='…', or a shell, where KVM works: an emulated machine if need be
 SHELL := /bin/bash
 .SHELLFLAGS := -eo pipefail -c
 .NOTPARALLEL:
 .PHONY: build run test bench bench-build bench-ab install lint unit vm fuzz clean setup guest deny torture lab lab-test lab-build man completions deb \
-	deb-test
+	deb-test software table
 
 PREFIX ?= /usr/local
 OUT := $(or $(CARGO_TARGET_DIR),target)
@@ -35,6 +37,7 @@ run: guest
 
 test: setup lint deny unit vm lab-test fuzz
 	scripts/skipped $(OUT)/deny.log $(OUT)/unit.log $(OUT)/vm.log $(OUT)/lab.log
+	scripts/behaviours $(OUT)/vm.log
 
 setup:
 	scripts/setup
@@ -60,6 +63,17 @@ torture: build
 vm: guest torture
 	$(SUDO) $(BIN)/kata guest template build
 	KATA_BIN_DIR=$(abspath $(BIN)) $(CARGO) test --locked -p vm-tests --test vm 2>&1 | tee $(OUT)/vm.log
+
+# Databases, servers, languages and compilers, out of a Debian that is made once. `make test` has some of them, where it is there.
+software: guest
+	scripts/setup test software
+	$(SUDO) scripts/software-tree $(OUT)/software
+	$(SUDO) $(BIN)/kata guest template build
+	KATA_TEST_SOFTWARE=all KATA_TEST_DEADLINE=600 KATA_BIN_DIR=$(abspath $(BIN)) $(CARGO) test --locked -p vm-tests --test vm -- software:: 2>&1 | \
+		tee $(OUT)/software.log
+
+table:
+	scripts/behaviours $(OUT)/vm.log
 
 lab-build: guest
 	$(CARGO) build --release --locked -p lab

@@ -3,10 +3,15 @@
 //! What the integration tests stand on: a world of its own per test (root directory, bundle, rootfs), the reference runtime and
 //! ours behind one command line, and a leak check at the end of each world.
 
+pub mod behaviour;
+pub mod buildah;
 pub mod bundle;
 pub mod command;
+pub mod docker;
+pub mod engine;
 pub mod leak;
 pub mod podman;
+pub mod software;
 pub mod systemd;
 pub mod terminal;
 pub mod trial;

@@ -128,6 +128,11 @@ impl Wire {
         PathBuf::from("/run/netns").join(&self.near)
     }
 
+    /// The namespace at the far end.
+    pub fn far_path(&self) -> PathBuf {
+        PathBuf::from("/run/netns").join(&self.far)
+    }
+
     /// Fails if a machine has left something here.
     pub fn check(&self) {
         let links = self.near("-o link");

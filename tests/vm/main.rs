@@ -3,8 +3,11 @@
 //! Integration tests: real virtual machines, real clients, as root. See CONTRIBUTING.md for how to run some of them.
 
 mod boot;
+mod buildah;
 mod cgroup;
 mod crash;
+mod docker;
+mod everyday;
 mod files;
 mod input;
 mod kernel;
@@ -17,6 +20,7 @@ mod pods;
 mod porcelain;
 mod process;
 mod scale;
+mod software;
 mod stdio;
 mod systemd;
 mod template;
@@ -49,13 +53,18 @@ fn main() {
         crash::cases,
         porcelain::cases,
         podman::cases,
+        docker::cases,
+        buildah::cases,
         pods::cases,
         template::cases,
         template_crash::cases,
         scale::cases,
+        software::cases,
         kernel::cases,
     ];
     // A failed assertion is reported by the runner, not by the panic hook of its thread.
     std::panic::set_hook(Box::new(|_| {}));
-    libtest_mimic::run(&args, groups.iter().flat_map(|cases| cases()).collect()).exit();
+    let conclusion = libtest_mimic::run(&args, groups.iter().flat_map(|cases| cases()).collect());
+    print!("{}", vm_tests::software::table());
+    conclusion.exit();
 }

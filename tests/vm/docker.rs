@@ -1,0 +1,54 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! What people do with Docker every day, with runc first and then with ours: the same commands, the same answers.
+
+use std::fs;
+
+use libtest_mimic::Trial;
+use vm_tests::behaviour::Behaviours;
+use vm_tests::docker::Docker;
+use vm_tests::engine::{Engine, IMAGE};
+use vm_tests::{Verdict, both};
+
+use crate::everyday::{self, on_its_kernel};
+
+pub fn cases() -> Vec<Trial> {
+    vec![
+        case("run_and_its_options", everyday::run),
+        case("a_container_from_start_to_end", everyday::life),
+        case("volumes_and_copies", everyday::files),
+        case("networks_and_ports", everyday::network),
+        case("builds", build),
+    ]
+}
+
+fn case(name: &str, work: fn(&dyn Engine, &mut Behaviours<'_>)) -> Trial {
+    both(&format!("docker::{name}"), move |w| {
+        let Some(docker) = Docker::new(w) else {
+            return Verdict::Skipped("docker.io is not installed".into());
+        };
+        let mut seen = Behaviours::new(docker.client(), w);
+        work(&docker, &mut seen);
+        seen.end();
+        Verdict::Held
+    })
+}
+
+/// The builder before BuildKit: its steps are containers of the daemon's default runtime. BuildKit calls runc, whatever the daemon is
+/// told.
+fn build(docker: &dyn Engine, seen: &mut Behaviours<'_>) {
+    let dir = docker.world().dir().join("build");
+    fs::create_dir(&dir).expect("make a directory");
+    let text = format!(
+        "FROM {IMAGE} AS first\nRUN mkdir /made && uname -r >/made/kernel\n\
+         FROM {IMAGE}\nCOPY --from=first /made /made\nRUN mkdir -m 777 /own\nUSER 1000\nRUN id -u >/own/user\n"
+    );
+    fs::write(dir.join("Dockerfile"), text).expect("write");
+    seen.see("build (classic; BuildKit calls runc itself)", || {
+        docker.step(&["build", "--quiet", "--tag", "built", "build"], 0, "");
+        let run = ["run", "--rm", "--network", "none", "built", "cat"];
+        docker.step(&[&run[..], &["/own/user"]].concat(), 0, "1000");
+        let kernel = docker.run(&[&run[..], &["/made/kernel"]].concat());
+        on_its_kernel(docker.world(), &kernel.exits(0).text());
+    });
+}
