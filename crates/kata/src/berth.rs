@@ -22,6 +22,7 @@ use base::{Context, Error, Kind, Result};
 use nix::mount::{MntFlags, umount2};
 
 use crate::cgroup::{self, unescape};
+use crate::link::Link;
 
 const SANDBOX: &str = "sandbox";
 const CONTAINERS: &str = "containers";
@@ -141,7 +142,7 @@ pub fn clear(dir: &Path) -> Result<()> {
         let left = if last {
             sandbox::saved::end_leftovers(home)
         } else {
-            others(home).and_then(|others| cgroup::hand_over(dir, &others))
+            others(home).and_then(|others| cgroup::hand_over(dir, &others, &processes(home)?))
         };
         if let Err(e) = left {
             log::warn!("{}", e.chain());
@@ -191,6 +192,15 @@ fn close(home: &Path) -> Result<bool> {
 
 fn entry(home: &Path, id: &str) -> PathBuf {
     home.join(CONTAINERS).join(id)
+}
+
+/// The processes of a sandbox that are no container's: its monitor, as long as that lives, with the machine and its devices.
+fn processes(home: &Path) -> Result<Vec<i32>> {
+    let monitor = Link::open(home).and_then(|link| link.monitor());
+    let saved = sandbox::saved::Saved::read(home)?;
+    let (machine, device) = saved.map_or((None, None), |saved| (saved.machine, saved.device));
+    let others = [machine.map(|machine| machine.0.pid), device.map(|device| device.pid)];
+    Ok(monitor.ok().into_iter().chain(others.into_iter().flatten()).collect())
 }
 
 /// The directories of the containers of a sandbox.

@@ -173,9 +173,9 @@ pub fn forget(container: &Path) -> Result<()> {
     })
 }
 
-/// The container in `container` goes while others of its sandbox stay, those in `others`: who stands in its group moves to the group of
-/// one of them. Its own processes have ended; the sandbox's have not.
-pub fn hand_over(container: &Path, others: &[PathBuf]) -> Result<()> {
+/// The container in `container` goes while others of its sandbox stay, those in `others`: the sandbox's `processes`, if they stand in its
+/// group, move to the group of one of them.
+pub fn hand_over(container: &Path, others: &[PathBuf], processes: &[i32]) -> Result<()> {
     let groups = recorded(container)?;
     let mut heirs = Vec::new();
     for other in others {
@@ -191,12 +191,11 @@ pub fn hand_over(container: &Path, others: &[PathBuf]) -> Result<()> {
             .find(|heir| heir.starts_with(&hierarchy.mount) && *heir != dir && heir.is_dir());
         // None has a group: nor had we one of our own but for this container.
         let heir = heir.unwrap_or(&hierarchy.mount);
-        if own(dir, &found) {
-            continue;
-        }
-        for pid in fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
+        let inside = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+        let inside = inside.lines().filter_map(|pid| pid.parse::<i32>().ok());
+        for pid in inside.filter(|pid| processes.contains(pid)) {
             // One that has ended meanwhile is no loss.
-            if let Err(e) = fs::write(heir.join("cgroup.procs"), pid) {
+            if let Err(e) = fs::write(heir.join("cgroup.procs"), pid.to_string()) {
                 log::debug!("move process {pid} to cgroup {}: {e}", heir.display());
             }
         }
@@ -212,7 +211,7 @@ pub fn remove(container: &Path) -> Result<()> {
     scope(container)?.map_or(Ok(()), |scope| systemd::stop(&scope.name))
 }
 
-/// A spec may name the group in which its caller is, or all processes are: that is not ours to empty or to remove.
+/// A spec may name the group in which its caller is, or all processes are: that is not ours to remove.
 fn own(dir: &Path, found: &[Hierarchy]) -> bool {
     found
         .iter()
