@@ -22,6 +22,7 @@ mod systemd;
 mod template;
 mod template_crash;
 mod terminal;
+mod usernet;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -38,6 +39,7 @@ fn main() {
         process::cases,
         mounts::cases,
         network::cases,
+        usernet::cases,
         limits::cases,
         stdio::cases,
         terminal::cases,

@@ -12,6 +12,7 @@ mod keeper;
 mod namespace;
 mod network;
 mod origin;
+pub mod passt;
 mod process;
 mod resolver;
 mod sandbox;
