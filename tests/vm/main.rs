@@ -2,6 +2,7 @@
 
 //! Integration tests: real virtual machines, real clients, as root. See CONTRIBUTING.md for how to run some of them.
 
+mod binds;
 mod boot;
 mod cgroup;
 mod crash;
@@ -38,6 +39,7 @@ fn main() {
         lifecycle::cases,
         process::cases,
         mounts::cases,
+        binds::cases,
         network::cases,
         usernet::cases,
         limits::cases,

@@ -55,10 +55,19 @@ pub fn copy_tree(path: &CStr, recursive: bool) -> io::Result<OwnedFd> {
 
 /// mount_setattr(2): what is mounted where the detached `tree` was copied from appears in it, and nothing goes back.
 pub fn follow(tree: BorrowedFd<'_>) -> io::Result<()> {
+    propagate(tree, libc::MS_SLAVE)
+}
+
+/// mount_setattr(2): nothing that is mounted where the detached `tree` was copied from appears in it any more.
+pub fn leave(tree: BorrowedFd<'_>) -> io::Result<()> {
+    propagate(tree, libc::MS_PRIVATE)
+}
+
+fn propagate(tree: BorrowedFd<'_>, how: u64) -> io::Result<()> {
     let attr = libc::mount_attr {
         attr_set: 0,
         attr_clr: 0,
-        propagation: libc::MS_SLAVE,
+        propagation: how,
         userns_fd: 0,
     };
     let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
