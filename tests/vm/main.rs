@@ -6,6 +6,7 @@ mod binds;
 mod boot;
 mod cgroup;
 mod crash;
+mod events;
 mod files;
 mod input;
 mod kernel;
@@ -40,6 +41,7 @@ fn main() {
         process::cases,
         mounts::cases,
         binds::cases,
+        events::cases,
         network::cases,
         usernet::cases,
         limits::cases,
