@@ -2,12 +2,14 @@
 
 //! Integration tests: real virtual machines, real clients, as root. See CONTRIBUTING.md for how to run some of them.
 
+mod binds;
 mod boot;
 mod buildah;
 mod cgroup;
 mod crash;
 mod docker;
 mod everyday;
+mod events;
 mod files;
 mod input;
 mod kernel;
@@ -26,6 +28,7 @@ mod systemd;
 mod template;
 mod template_crash;
 mod terminal;
+mod usernet;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -41,7 +44,10 @@ fn main() {
         lifecycle::cases,
         process::cases,
         mounts::cases,
+        binds::cases,
+        events::cases,
         network::cases,
+        usernet::cases,
         limits::cases,
         stdio::cases,
         terminal::cases,

@@ -184,7 +184,7 @@ fn umoci(args: &[&str]) {
 }
 
 /// An OCI layout of the test's userland; the answer is its name.
-fn layout_of(w: &World, name: &str) -> String {
+pub fn layout_of(w: &World, name: &str) -> String {
     let layout = w.dir().join(name);
     let path = layout.to_str().expect("UTF-8");
     let image = format!("{path}:box");
@@ -233,11 +233,7 @@ fn refusals(w: &World) {
         (&["frobnicate"], 125, "frobnicate"),
         (&["run"], 125, "image"),
         (&["run", "--no-such", &image, "true"], 125, "--no-such"),
-        (
-            &["run", "--network", "host", &image, "true"],
-            125,
-            "networking comes later",
-        ),
+        (&["run", "--network", "host", &image, "true"], 125, "published with -p"),
         (&["run", "--user", "nobody-here", &image, "true"], 125, "no user"),
         (
             &["run", "-v", "/x:relative", &image, "true"],

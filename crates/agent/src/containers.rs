@@ -21,7 +21,7 @@ use crate::share::Shares;
 #[derive(Debug)]
 pub struct Containers {
     all: Registry<Container>,
-    shares: Shares,
+    shares: Arc<Shares>,
     memories: Memories,
     nests: Nests,
     reaper: Arc<Reaper>,
@@ -33,7 +33,7 @@ impl Containers {
     pub fn new(reaper: Arc<Reaper>, events: Arc<Events>) -> Containers {
         Containers {
             all: Registry::new("container"),
-            shares: Shares::default(),
+            shares: Arc::default(),
             memories: Memories::default(),
             nests: Nests::new(Path::new(CGROUPS)),
             reaper,
@@ -106,6 +106,11 @@ impl Containers {
             Ok(Join { kind, of })
         });
         found.collect()
+    }
+
+    /// Where their files come from.
+    pub fn shares(&self) -> &Arc<Shares> {
+        &self.shares
     }
 
     /// One by its id.

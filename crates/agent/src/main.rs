@@ -16,6 +16,7 @@ mod modules;
 mod mounts;
 mod network;
 mod nic;
+mod notice;
 mod power;
 mod process;
 mod reaper;
@@ -28,6 +29,7 @@ mod stdio;
 mod streams;
 mod sys;
 mod template;
+mod watches;
 
 use std::process::ExitCode;
 

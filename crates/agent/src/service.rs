@@ -9,9 +9,9 @@ use std::time::Duration;
 use api::agent::{
     ConfigureNetworkRequest, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty, Event,
     ExecProcessRequest, ExecProcessResponse, HelloRequest, HelloResponse, IoStat, ListProcessesResponse,
-    NextEventRequest, Process, RemoveContainerRequest, RemoveProcessRequest, ResizePtyRequest, ShutdownRequest,
-    SignalProcessRequest, StartContainerRequest, StatsContainerResponse, UpdateContainerRequest, WaitProcessRequest,
-    WaitProcessResponse,
+    NextEventRequest, NextWatchesRequest, Process, RaiseEventsRequest, RemoveContainerRequest, RemoveProcessRequest,
+    ResizePtyRequest, ShutdownRequest, SignalProcessRequest, StartContainerRequest, StatsContainerResponse,
+    UpdateContainerRequest, WaitProcessRequest, WaitProcessResponse, Watches,
 };
 use api::agent_ttrpc::{Agent, create_agent};
 use api::{kind, port};
@@ -34,7 +34,8 @@ use crate::power;
 use crate::reaper::Reaper;
 use crate::resolver::Resolver;
 use crate::streams::Streams;
-use crate::template;
+use crate::watches::Watching;
+use crate::{notice, template};
 
 /// Threads stay: when a workload leaves none for us to make, those that we have still serve.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -65,6 +66,7 @@ async fn serve(booted: Booted) -> Result<Infallible> {
         resolver: Resolver::default(),
         events,
         streams: Arc::clone(&streams),
+        watching: Arc::default(),
     };
     let mut server = Server::new()
         .add_listener(Listener::from(listen(port::CONTROL)?))
@@ -105,6 +107,7 @@ struct Service {
     resolver: Resolver,
     events: Arc<Events>,
     streams: Arc<Streams>,
+    watching: Arc<Watching>,
 }
 
 impl Service {
@@ -258,6 +261,17 @@ impl Agent for Service {
 
     async fn next_event(&self, _: &TtrpcContext, _: NextEventRequest) -> ttrpc::Result<Event> {
         Ok(self.events.next().await)
+    }
+
+    async fn next_watches(&self, _: &TtrpcContext, request: NextWatchesRequest) -> ttrpc::Result<Watches> {
+        let found = self.watching.next(self.containers.shares(), request).await;
+        found.map_err(|e| kind::reply(&e))
+    }
+
+    async fn raise_events(&self, _: &TtrpcContext, request: RaiseEventsRequest) -> ttrpc::Result<Empty> {
+        self.all(move |containers| notice::raise(containers.shares(), &request))
+            .await?;
+        Ok(Empty::new())
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> ttrpc::Result<Empty> {

@@ -40,6 +40,14 @@ impl Shares {
             .attempt(|| format!("find {path:?} in share {tag}"))
     }
 
+    /// What `path` of the share `tag` names, opened as a place only. Errors: as [`Shares::find`].
+    pub fn open(&self, tag: &str, path: &str) -> Result<OwnedFd> {
+        let relative = relative(path)?;
+        self.root(tag)?
+            .open(&relative)
+            .attempt(|| format!("open {path:?} in share {tag}"))
+    }
+
     fn root(&self, tag: &str) -> Result<Arc<Root>> {
         base::id::check(tag).context(Kind::Invalid, || format!("use share {tag:?}"))?;
         let mut mounted = lock(&self.mounted);
@@ -50,20 +58,20 @@ impl Shares {
         let what = || format!("mount share {tag}");
         fs::create_dir_all(&path).attempt(what)?;
         mount(Some(tag), &path, Some("virtiofs"), MsFlags::empty(), None::<&str>).attempt(what)?;
-        let root = Arc::new(Root::open(path)?);
+        let root = Arc::new(Root::of(path)?);
         mounted.insert(tag.to_owned(), Arc::clone(&root));
         Ok(root)
     }
 }
 
 impl Root {
-    fn open(path: PathBuf) -> Result<Root> {
+    fn of(path: PathBuf) -> Result<Root> {
         let dir = File::open(&path).attempt(|| format!("open {}", path.display()))?;
         Ok(Root { path, dir: dir.into() })
     }
 
     /// Symlinks are not followed: the host names things where they are.
-    fn find(&self, relative: &Path) -> Result<PathBuf> {
+    fn open(&self, relative: &Path) -> Result<OwnedFd> {
         let inside = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
         let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(inside);
         let place = if relative.as_os_str().is_empty() {
@@ -71,7 +79,11 @@ impl Root {
         } else {
             relative
         };
-        openat2(&self.dir, place, how).attempt(|| format!("open {}", relative.display()))?;
+        openat2(&self.dir, place, how).attempt(|| format!("open {}", relative.display()))
+    }
+
+    fn find(&self, relative: &Path) -> Result<PathBuf> {
+        self.open(relative)?;
         Ok(self.path.join(relative))
     }
 }
@@ -118,7 +130,7 @@ mod tests {
         fs::create_dir_all(top.path().join("c1/rootfs")).unwrap();
         fs::write(top.path().join("file"), "").unwrap();
         symlink("/etc", top.path().join("out")).unwrap();
-        let root = Root::open(top.path().into()).unwrap();
+        let root = Root::of(top.path().into()).unwrap();
         for path in ["c1/rootfs", "file", ""] {
             assert_eq!(root.find(Path::new(path)).unwrap(), top.path().join(path));
         }

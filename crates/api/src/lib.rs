@@ -7,6 +7,7 @@
 
 mod generated;
 pub mod kind;
+pub mod notice;
 pub mod port;
 pub mod stream;
 pub mod template;

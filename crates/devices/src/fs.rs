@@ -3,22 +3,27 @@
 //! virtio-fs (Virtio 1.2, section 5.11): a directory of the host as a file system of the guest.
 //!
 //! The file system is virtiofsd's passthrough; here is the queue loop around it. Its own vhost-user backend ends the process when a
-//! request cannot be answered; here that request gets an empty answer.
+//! request cannot be answered; here that request gets an empty answer. Some requests of the agent mean something else: see
+//! [`crate::notice`].
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 use virtio::queue::Served;
-use virtio::{Activation, Chain, Device, Result};
+use virtio::{Activation, Bitmap, Chain, Device, Memory, Result};
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
+use virtio_queue::{Queue as Ring, QueueT};
 use virtiofsd::descriptor_utils::{Reader, Writer};
 use virtiofsd::passthrough::read_only::PassthroughFsRo;
 use virtiofsd::passthrough::{CachePolicy, Config, InodeFileHandlesMode, PassthroughFs};
 use virtiofsd::server::Server;
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
+
+use crate::notice::{self, Notices};
 
 /// High-priority requests (forget, interrupt), then one queue for the others.
 const QUEUES: [u16; 2] = [1024, 1024];
@@ -61,6 +66,7 @@ enum Engine {
 pub struct Fs {
     engine: Engine,
     config: Vec<u8>,
+    notices: Notices,
 }
 
 impl std::fmt::Debug for Fs {
@@ -108,13 +114,24 @@ impl Fs {
         } else {
             Engine::Writable(Server::new(PassthroughFs::new(settings)?))
         };
-        Ok(Fs { engine, config })
+        Ok(Fs {
+            engine,
+            config,
+            notices: Notices::default(),
+        })
     }
 
     /// Answers one request; 0 where there is nothing to answer.
     fn answer(&self, chain: Chain) -> u32 {
-        let mem = chain.memory().clone();
-        let (Ok(reader), Ok(writer)) = (Reader::new(&mem, chain.clone()), Writer::new(&mem, chain)) else {
+        let instead = self
+            .notices
+            .instead(&beginning(&chain))
+            .and_then(|request| own(&request));
+        // The request may be ours, the answer goes to the guest.
+        let (mem, asked) = (chain.memory().clone(), instead.as_ref().unwrap_or(&chain));
+        let asked_mem = asked.memory().clone();
+        let readable = Reader::new(&asked_mem, asked.clone());
+        let (Ok(reader), Ok(writer)) = (readable, Writer::new(&mem, chain.clone())) else {
             return 0;
         };
         let answer = match &self.engine {
@@ -129,6 +146,42 @@ impl Fs {
             }
         }
     }
+}
+
+/// The first bytes of a request.
+fn beginning(chain: &Chain) -> Vec<u8> {
+    let mut bytes = vec![0; notice::LOOKED_AT];
+    let mem = chain.memory().clone();
+    let reader = Reader::new(&mem, chain.clone());
+    let read = reader.map(|mut reader| {
+        let len = reader.available_bytes().min(bytes.len());
+        bytes.truncate(len);
+        reader.read_exact(&mut bytes)
+    });
+    if !matches!(read, Ok(Ok(()))) {
+        bytes.clear();
+    }
+    bytes
+}
+
+/// A chain of our own with this request in it.
+fn own(request: &[u8]) -> Option<Chain> {
+    const TABLE: u64 = 0;
+    const AVAILABLE: u64 = 0x100;
+    const USED: u64 = 0x200;
+    const REQUEST: u64 = 0x300;
+    let memory = GuestMemoryMmap::<Bitmap>::from_ranges(&[(GuestAddress(TABLE), 0x1000)]).ok()?;
+    let len = u32::try_from(request.len()).ok()?;
+    let descriptor = [&REQUEST.to_le_bytes()[..], &len.to_le_bytes(), &[0; 4]].concat();
+    memory.write_slice(&descriptor, GuestAddress(TABLE)).ok()?;
+    memory.write_slice(&[0, 0, 1, 0, 0, 0], GuestAddress(AVAILABLE)).ok()?;
+    memory.write_slice(request, GuestAddress(REQUEST)).ok()?;
+    let mut ring = Ring::new(1).ok()?;
+    ring.try_set_desc_table_address(GuestAddress(TABLE)).ok()?;
+    ring.try_set_avail_ring_address(GuestAddress(AVAILABLE)).ok()?;
+    ring.try_set_used_ring_address(GuestAddress(USED)).ok()?;
+    ring.set_ready(true);
+    ring.pop_descriptor_chain(Memory::new(memory).memory())
 }
 
 impl Device for Fs {
@@ -165,10 +218,8 @@ impl Device for Fs {
 mod tests {
     use std::os::unix::fs::symlink;
 
-    use virtio::{Bitmap, Call, Memory, Queue};
+    use virtio::{Call, Queue};
     use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
-    use virtio_queue::{Queue as Ring, QueueT};
-    use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
     use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
     use super::*;
@@ -300,6 +351,41 @@ mod tests {
         assert_ne!(guest.ask(LOOKUP, ROOT, b"no end", true), Some(0));
         assert_eq!(guest.ask(9999, ROOT, b"", true), Some(libc::ENOSYS));
         assert_eq!(guest.ask(LOOKUP, ROOT, b"f\0", true), Some(libc::ENOENT));
+    }
+
+    #[test]
+    fn what_the_agent_tells_changes_no_file() {
+        const SETATTR: u32 = 4;
+        const OPEN: u32 = 14;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        std::fs::write(&file, "content").unwrap();
+        let before = std::fs::metadata(&file).unwrap();
+        // Also where nothing can be changed.
+        for read_only in [false, true] {
+            let mut guest = Guest::new(dir.path(), read_only);
+            assert_eq!(guest.ask(LOOKUP, ROOT, b"f\0", true), Some(0));
+            let mem = guest.act.mem.memory();
+            let node: u64 = mem.read_obj(GuestAddress(ANSWER + 16)).unwrap();
+            let mut body = [0; 88];
+            body[..4].copy_from_slice(&(1_u32 << 5).to_le_bytes());
+            body[40..48].copy_from_slice(&api::notice::SECONDS.to_le_bytes());
+            assert_eq!(guest.ask(SETATTR, node, &body, true), Some(0));
+            let size: u64 = mem.read_obj(GuestAddress(ANSWER + 16 + 16 + 8)).unwrap();
+            assert_eq!(size, 7, "it is answered as a question for attributes");
+            let write = [libc::O_WRONLY.cast_unsigned(), 0].map(u32::to_le_bytes).concat();
+            assert_eq!(guest.ask(OPEN, node, &write, true), Some(0));
+            let again = guest.ask(OPEN, node, &write, true);
+            assert_eq!(again, Some(if read_only { libc::EROFS } else { 0 }));
+        }
+        let after = std::fs::metadata(&file).unwrap();
+        let times = |found: &std::fs::Metadata| {
+            (
+                found.modified().unwrap(),
+                std::os::unix::fs::MetadataExt::ctime_nsec(found),
+            )
+        };
+        assert_eq!(times(&before), times(&after));
     }
 
     #[test]

@@ -6,5 +6,6 @@
 //! descriptors without bound.
 
 pub mod fs;
+pub mod notice;
 pub mod process;
 pub mod vsock;

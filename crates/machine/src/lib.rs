@@ -61,8 +61,26 @@ pub struct MachineSpec {
 pub struct NicSpec {
     /// Its hardware address, by which the guest finds it.
     pub mac: [u8; 6],
+    /// What it is tied to.
+    pub end: NicEnd,
+}
+
+/// The other end of a network device.
+#[derive(Debug, Clone)]
+pub enum NicEnd {
     /// A tap interface whose packets carry offload headers.
-    pub tap: Arc<OwnedFd>,
+    Tap(Arc<OwnedFd>),
+    /// A stream socket: each packet with its length before it.
+    Stream(Arc<OwnedFd>),
+}
+
+impl NicEnd {
+    /// Its descriptor.
+    pub fn descriptor(&self) -> &OwnedFd {
+        match self {
+            NicEnd::Tap(descriptor) | NicEnd::Stream(descriptor) => descriptor,
+        }
+    }
 }
 
 /// One virtio-fs device.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use base::{Error, Kind, Result};
 
+use crate::changes::Changes;
 use crate::namespace::Identity;
 use crate::process::{Process, Stage};
 use crate::share::Placed;
@@ -26,6 +27,8 @@ pub struct Container {
     pub prepared: BTreeMap<String, Identity>,
     /// Unmounted on drop. None while it is being made.
     pub placed: Option<Placed>,
+    /// Tells the guest what the host changes in its volumes, if it has any.
+    pub changes: Option<Changes>,
 }
 
 impl Container {
@@ -38,6 +41,7 @@ impl Container {
             oom_kills: 0,
             prepared: BTreeMap::new(),
             placed: None,
+            changes: None,
         }
     }
 

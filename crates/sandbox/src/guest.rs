@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use api::agent::{
     Attachment, ConfigureNetworkRequest, ContainerRequest, CreateContainerRequest, Event, ExecProcessRequest,
-    HelloRequest, HelloResponse, ListProcessesResponse, Namespace, NextEventRequest, RemoveContainerRequest,
+    HelloRequest, HelloResponse, ListProcessesResponse, Namespace, NextEventRequest, NextWatchesRequest, RaiseEventsRequest, RemoveContainerRequest,
     RemoveProcessRequest, ResizePtyRequest, ShutdownRequest, SignalProcessRequest, StartContainerRequest,
     StatsContainerResponse, Stdio, UpdateContainerRequest, WaitProcessRequest, WaitProcessResponse,
 };
@@ -202,6 +202,16 @@ impl Guest {
     /// Answers with the next event of any container.
     pub async fn event(&self) -> Result<Event> {
         said(self.agent.next_event(whenever(), &NextEventRequest::new()).await)
+    }
+
+    /// Answers with the places of volumes that are watched in the guest, when they are others than those seen, or after a while.
+    pub async fn watches(&self, request: &NextWatchesRequest) -> Result<Vec<String>> {
+        said(self.agent.next_watches(soon(), request).await).map(|found| found.paths)
+    }
+
+    /// Watchers in the guest learn what the host has changed.
+    pub async fn raise(&self, request: &RaiseEventsRequest) -> Result<()> {
+        said(self.agent.raise_events(soon(), request).await).map(drop)
     }
 
     /// Kills what runs and writes back what is not on the host's disk yet.

@@ -4,6 +4,7 @@
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use base::pidfd::Pidfd;
@@ -17,6 +18,7 @@ use tokio::net::UnixListener;
 use crate::device::{self, DeviceProcess};
 use crate::guest::Guest;
 use crate::network::{self, Line};
+use crate::passt::Passt;
 use crate::resolver::Resolver;
 use crate::saved::SavedProcess;
 use crate::size::{self, Size};
@@ -44,6 +46,8 @@ pub struct Blueprint {
     pub memory_mib: Option<u64>,
     /// The network namespace in which we live; none: the machine has no network.
     pub network: Option<net::Place>,
+    /// In its place, the process behind the machine's only network device; the machine takes it.
+    pub passt: Mutex<Option<Passt>>,
     /// How long the guest may take to come up.
     pub deadline: Duration,
     /// The program whose role `device` serves the devices: our own.
@@ -96,6 +100,7 @@ impl Blueprint {
 pub struct Running {
     machine: Box<dyn Machine>,
     device: Option<DeviceProcess>,
+    passt: Option<Passt>,
 }
 
 impl Running {
@@ -109,6 +114,11 @@ impl Running {
         resolver: Resolver,
         spans: &mut Spans,
     ) -> Result<(Running, Guest, Option<Line>)> {
+        let passt = plan.passt.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(passt) = passt {
+            let (running, guest) = Running::launch_with(passt, plan, size, dir, share, spans).await?;
+            return Ok((running, guest, None));
+        }
         let begin = Instant::now();
         let network = plan.network.as_ref().map(net::Network::attach).transpose()?;
         spans.end("network", begin);
@@ -119,6 +129,32 @@ impl Running {
             None => None,
         };
         Ok((running, guest, line))
+    }
+
+    /// As [`Running::launch`], with user-mode networking.
+    async fn launch_with(
+        passt: Passt,
+        plan: &Blueprint,
+        size: Size,
+        dir: &Path,
+        share: &Path,
+        spans: &mut Spans,
+    ) -> Result<(Running, Guest)> {
+        let nics = [passt.nic()];
+        let (mut running, guest) = tokio::select! {
+            up = Running::bring_up(plan, size, &nics, dir, share, spans) => up?,
+            // It tells at once that it cannot have a port.
+            () = end_of(passt.process()) => {
+                let why = passt.cause().unwrap_or_else(|| "passt ended".into());
+                return Err(Error::new(Kind::Gone, "connect the machine to the network").because(why));
+            }
+        };
+        let begin = Instant::now();
+        let request = passt.request();
+        running.passt = Some(passt);
+        guest.configure_network(&request).await?;
+        spans.end("interfaces", begin);
+        Ok((running, guest))
     }
 
     async fn bring_up(
@@ -238,7 +274,11 @@ impl Running {
 
     fn of(machine: Result<Box<dyn Machine>>, device: Option<DeviceProcess>) -> Result<Running> {
         match machine {
-            Ok(machine) => Ok(Running { machine, device }),
+            Ok(machine) => Ok(Running {
+                machine,
+                device,
+                passt: None,
+            }),
             Err(e) => {
                 // A hypervisor that misses its device process complains about sockets.
                 let cause = device.as_ref().and_then(DeviceProcess::cause);
@@ -292,8 +332,10 @@ impl Running {
 
     fn cause(&self) -> String {
         let device = self.device.as_ref().and_then(DeviceProcess::cause);
+        let passt = || self.passt.as_ref().and_then(Passt::cause);
         let machine = || self.machine.cause();
         device
+            .or_else(passt)
             .or_else(machine)
             .unwrap_or_else(|| "the machine has ended".into())
     }
@@ -346,6 +388,12 @@ async fn ended(running: &Running) {
             None => std::future::pending().await,
         }
     };
+    let passt = async {
+        match &running.passt {
+            Some(passt) => end_of(passt.process()).await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         () = end_of(running.machine.process()) => {
             // The one follows the other; which one failed shows when both have ended.
@@ -353,6 +401,7 @@ async fn ended(running: &Running) {
                 let _ = tokio::time::timeout(Duration::from_millis(20), end_of(device.process())).await;
             }
         }
+        () = passt => {}
         () = device => {
             let machine = end_of(running.machine.process());
             let _ = tokio::time::timeout(Duration::from_millis(20), machine).await;

@@ -5,6 +5,7 @@
 //!
 //! It names no backend and parses no byte of the guest but answers of its agent. One thread: nothing here forks or blocks for long.
 
+mod changes;
 mod container;
 mod device;
 mod guest;
@@ -12,6 +13,7 @@ mod keeper;
 mod namespace;
 mod network;
 mod origin;
+pub mod passt;
 mod process;
 mod resolver;
 mod sandbox;

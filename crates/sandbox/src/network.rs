@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use base::{Context, Error, Kind, Result};
-use machine::NicSpec;
+use machine::{NicEnd, NicSpec};
 use net::Network;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
@@ -25,7 +25,7 @@ const SETTLE: Duration = Duration::from_millis(50);
 pub fn nics(network: &Network) -> Vec<NicSpec> {
     let nics = network.nics().into_iter().map(|nic| NicSpec {
         mac: nic.mac,
-        tap: nic.tap,
+        end: NicEnd::Tap(nic.tap),
     });
     nics.collect()
 }

@@ -23,6 +23,7 @@ use machine::SavedMachine;
 use oci::{Bundle, Status};
 use tokio::sync::{Notify, oneshot};
 
+use crate::changes::{self, Changes};
 use crate::container::Container;
 use crate::guest::Guest;
 use crate::keeper::{Blueprint, Running};
@@ -291,10 +292,12 @@ impl Sandbox {
         let namespaces = self.namespaces(id, bundle).await?;
         let guest = self.guest()?;
         let begin = Instant::now();
+        let watched = changes::watchable(bundle, &attachments);
         guest
             .create(id, bundle.json(), attachments, namespaces, create.stdio.clone())
             .await?;
         self.adopt(id, placed, begin);
+        self.follow_changes(id, &guest, watched);
         let (sandbox, id) = (Arc::clone(self), id.clone());
         tokio::spawn(async move { sandbox.follow(guest, id, String::new()).await });
         Ok(())
@@ -312,6 +315,22 @@ impl Sandbox {
             found.push(namespace::request(&kind, container));
         }
         Ok(found)
+    }
+
+    /// The guest is told what the host changes in these volumes.
+    fn follow_changes(&self, id: &str, guest: &Guest, volumes: Vec<String>) {
+        if volumes.is_empty() {
+            return;
+        }
+        let mut state = self.state();
+        let device = match &state.phase {
+            Phase::Up(up) => up.device.as_ref().map(|device| device.pid),
+            _ => None,
+        };
+        let changes = Changes::follow(guest.clone(), self.share.path(), volumes, device);
+        if let Some(container) = state.containers.get_mut(id) {
+            container.changes = Some(changes);
+        }
     }
 
     fn adopt(&self, id: &str, placed: Placed, begin: Instant) {

@@ -204,6 +204,8 @@ struct Bind {
     source: PathBuf,
     recursive: bool,
     read_only: bool,
+    /// What the host mounts below the source later stays outside.
+    private: bool,
 }
 
 impl Bind {
@@ -226,6 +228,11 @@ impl Bind {
                 "rw" => Some(false),
                 _ => None,
             }) == Some(true),
+            private: options.iter().rev().find_map(|option| match option.as_str() {
+                "rprivate" | "private" | "runbindable" | "unbindable" => Some(true),
+                "rslave" | "slave" | "rshared" | "shared" => Some(false),
+                _ => None,
+            }) == Some(true),
             source,
         })
     }
@@ -246,6 +253,9 @@ impl Placed {
             make_dir(&target)?;
         } else {
             File::create_new(&target).attempt(|| format!("create {}", target.display()))?;
+        }
+        if bind.private {
+            sys::leave(tree.as_fd()).attempt(|| "take it out of its peer group".into())?;
         }
         self.attach(tree, &target, bind.read_only)
     }
@@ -403,9 +413,16 @@ mod tests {
             Bind {
                 source: "/srv/x".into(),
                 recursive: true,
-                read_only: true
+                read_only: true,
+                private: false
             }
         );
+        let private = |options: &str| {
+            let json = format!(r#"{{"destination":"/d","source":"/x","options":[{options}]}}"#);
+            bind(&json).unwrap().private
+        };
+        assert!(private(r#""rbind","rprivate""#) && private(r#""bind","slave","private""#));
+        assert!(!private(r#""rbind","rprivate","rslave""#));
         let typed = bind(r#"{"destination":"/d","type":"bind","source":"/x","options":["ro","rw"]}"#).unwrap();
         assert!(!typed.recursive && !typed.read_only);
         assert!(bind(r#"{"destination":"/dev/shm","type":"bind","source":"/dev/shm/x"}"#).is_some());

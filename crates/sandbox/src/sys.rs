@@ -55,10 +55,19 @@ pub fn copy_tree(path: &CStr, recursive: bool) -> io::Result<OwnedFd> {
 
 /// mount_setattr(2): what is mounted where the detached `tree` was copied from appears in it, and nothing goes back.
 pub fn follow(tree: BorrowedFd<'_>) -> io::Result<()> {
+    propagate(tree, libc::MS_SLAVE)
+}
+
+/// mount_setattr(2): nothing that is mounted where the detached `tree` was copied from appears in it any more.
+pub fn leave(tree: BorrowedFd<'_>) -> io::Result<()> {
+    propagate(tree, libc::MS_PRIVATE)
+}
+
+fn propagate(tree: BorrowedFd<'_>, how: u64) -> io::Result<()> {
     let attr = libc::mount_attr {
         attr_set: 0,
         attr_clr: 0,
-        propagation: libc::MS_SLAVE,
+        propagation: how,
         userns_fd: 0,
     };
     let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
@@ -81,6 +90,85 @@ pub fn attach_tree(tree: BorrowedFd<'_>, target: &CStr) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// fanotify_init(2): a group without marks, which tells of files by handles and names.
+pub fn fanotify() -> io::Result<OwnedFd> {
+    let how = libc::FAN_CLASS_NOTIF | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK | libc::FAN_UNLIMITED_MARKS;
+    let tells = libc::FAN_REPORT_FID | libc::FAN_REPORT_DIR_FID | libc::FAN_REPORT_NAME;
+    let flags = (libc::O_RDONLY | libc::O_LARGEFILE).cast_unsigned();
+    // SAFETY: no memory of ours is given.
+    let fd = unsafe { libc::fanotify_init(how | tells, flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// fanotify_mark(2): adds a mark on the file itself.
+pub fn fanotify_mark(group: BorrowedFd<'_>, file: BorrowedFd<'_>, mask: u64) -> io::Result<()> {
+    // SAFETY: without a path the descriptor itself is marked; no memory of ours is given.
+    let rc = unsafe {
+        libc::fanotify_mark(
+            group.as_raw_fd(),
+            libc::FAN_MARK_ADD,
+            mask,
+            file.as_raw_fd(),
+            std::ptr::null(),
+        )
+    };
+    if rc < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// name_to_handle_at(2): `struct file_handle` of an open file as bytes.
+pub fn handle(file: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    /// With room for the longest.
+    #[repr(C)]
+    struct Handle {
+        length: libc::c_uint,
+        kind: libc::c_int,
+        bytes: [u8; libc::MAX_HANDLE_SZ as usize],
+    }
+    let mut found = Handle {
+        length: libc::MAX_HANDLE_SZ.cast_unsigned(),
+        kind: 0,
+        bytes: [0; libc::MAX_HANDLE_SZ as usize],
+    };
+    let (fd, mut mount) = (file.as_raw_fd(), 0);
+    let (empty, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
+    // SAFETY: the structure has as many bytes as it says; it, the number and the path live through the call.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            fd,
+            empty,
+            &raw mut found,
+            &raw mut mount,
+            flags,
+        )
+    };
+    if rc < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let length = usize::try_from(found.length).unwrap_or(usize::MAX);
+    let bytes = found.bytes.get(..length).unwrap_or_default();
+    Ok([&found.length.to_ne_bytes()[..], &found.kind.to_ne_bytes(), bytes].concat())
+}
+
+/// Of the file system of an open file, as fanotify(7) tells it.
+pub fn file_system_id(file: BorrowedFd<'_>) -> io::Result<[u8; 8]> {
+    let mut found = std::mem::MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: the structure lives through the call.
+    let rc = unsafe { libc::fstatfs(file.as_raw_fd(), found.as_mut_ptr()) };
+    if rc < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: numbers only, of which the kernel has set all that there are; the id is two of them.
+    Ok(unsafe { std::mem::transmute_copy::<libc::fsid_t, [u8; 8]>(&found.assume_init().f_fsid) })
 }
 
 /// Tells when `fd` is readable.

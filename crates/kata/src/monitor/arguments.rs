@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use base::{Context, Error, Kind, Result};
+use sandbox::passt::Wish;
 
 use crate::shim::Log;
 
@@ -23,6 +24,8 @@ pub struct Arguments {
     lease: i32,
     /// The spec names its control group as systemd does.
     pub systemd_cgroup: bool,
+    /// User-mode networking, where it is wanted.
+    pub user_network: Option<Wish>,
     /// Where log lines go.
     pub log: Log,
 }
@@ -48,6 +51,10 @@ impl Arguments {
                 b"--bundle" => arguments.bundle = path(),
                 b"--lease-fd" => arguments.lease = text().parse().attempt(|| format!("read argument {word:?}"))?,
                 b"--systemd-cgroup" => arguments.systemd_cgroup = text() == "true",
+                b"--user-network" => {
+                    let wish = serde_json::from_slice(value.as_bytes());
+                    arguments.user_network = Some(wish.context(Kind::Invalid, || format!("read argument {word:?}"))?);
+                }
                 b"--log" => arguments.log.file = Some(path()),
                 b"--log-format" => arguments.log.json = text() == "json",
                 b"--debug" => arguments.log.debug = true,
@@ -81,6 +88,7 @@ mod tests {
             "--systemd-cgroup=true",
             "--log=/l",
             "--debug=true",
+            r#"--user-network={"program":"/p","ports":[],"host_loopback":true}"#,
         ];
         let words: Vec<OsString> = words.iter().map(OsString::from).collect();
         let arguments = Arguments::parse(&words).unwrap();
@@ -89,7 +97,8 @@ mod tests {
             (arguments.id.as_str(), arguments.lease, arguments.log.debug),
             ("a=b", 4, true)
         );
-        for bad in ["--root", "--lease-fd=x", "--lease-fd=1", "--what=1"] {
+        assert!(arguments.user_network.unwrap().host_loopback);
+        for bad in ["--root", "--lease-fd=x", "--lease-fd=1", "--what=1", "--user-network={"] {
             assert!(Arguments::parse(&[bad.into()]).is_err(), "{bad}");
         }
     }

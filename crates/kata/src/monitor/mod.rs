@@ -20,11 +20,12 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use base::{Context, Kind, Result};
 use oci::Bundle;
+use sandbox::passt::Passt;
 use sandbox::{Origin, Sandbox, Share, Spans, service, share};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
@@ -82,13 +83,18 @@ fn live(arguments: &Arguments, lease: UnixStream, origin: Instant) -> Result<()>
     // The engine's terminal and directory are none of ours.
     nix::unistd::setsid().attempt(|| "start a session".into())?;
     std::env::set_current_dir("/").attempt(|| "change to /".into())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.attempt(|| "start the runtime".into())?;
+    if let Some(wish) = &arguments.user_network {
+        // In the network of whoever wants it; it is tied to us by a socket.
+        let _inside = runtime.enter();
+        plan.passt = Mutex::new(Some(Passt::start(wish)?));
+    }
     share::isolate()?;
     // With all that we start: what takes over the hypervisor reaches no more than its guest did.
     let claim = place.enter()?;
     plan.network = Some(claim.place);
     let share = Share::open(home.path())?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.attempt(|| "start the runtime".into())?;
     let end = runtime.block_on(async {
         let door = Door::open(&home.path().join("monitor.sock"))?;
         let mut spans = Spans::since(origin);

@@ -2,6 +2,7 @@
 
 //! How a sandbox's machine is to be made: defaults of this host, changed by the annotations of its first container.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use base::Result;
@@ -76,6 +77,7 @@ pub fn blueprint(wanted: &Overrides) -> Result<Blueprint> {
         vcpus: wanted.vcpus,
         memory_mib: wanted.memory_mib,
         network: None,
+        passt: Mutex::default(),
         deadline: wanted.create_timeout.unwrap_or(DEADLINE),
         program: "/proc/self/exe".into(),
         template: None,

@@ -177,11 +177,12 @@ pub struct RunArgs {
     /// All capabilities and devices of its machine (not of the host)
     #[arg(long)]
     pub privileged: bool,
-    /// Which network; only `none` as yet
-    #[arg(long, visible_alias = "net", value_name = "NETWORK", default_value = "none")]
-    pub network: String,
-    /// Refused, with the reason
-    #[arg(long, short, value_name = "PORT", hide = true)]
+    /// `user`: the host's through passt (the default where that is installed); `user:allow_host_loopback=true`: also what listens on
+    /// the host's 127.0.0.1, as host.containers.internal; `none`
+    #[arg(long, visible_alias = "net", value_name = "NETWORK")]
+    pub network: Option<String>,
+    /// Port of the host that leads to one of the container: [[ADDRESS:]HOSTPORT:]PORT[/udp], or ranges of them
+    #[arg(long, short, value_name = "PORT")]
     pub publish: Vec<String>,
     /// Host name in the container (default: its id)
     #[arg(long, value_name = "NAME")]

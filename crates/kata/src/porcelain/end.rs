@@ -19,6 +19,7 @@ pub fn ended(record: PathBuf, dir: &Path, id: &str, code: u8) -> Result<()> {
         root: dir.parent().unwrap_or(dir).to_owned(),
         log: Log::default(),
         systemd_cgroup: false,
+        user_network: None,
     };
     note(&records, &place, id, code, || delete::delete(&globals, id, true))
 }

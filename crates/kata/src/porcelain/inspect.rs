@@ -43,6 +43,7 @@ fn one(here: &Here, name: &str) -> Result<Value> {
             "exitCode": code,
             "finished": at
         },
+        "ports": record.ports,
         "autoRemove": record.remove,
         "stopSignal": record.stop_signal,
         "layers": record.layers,

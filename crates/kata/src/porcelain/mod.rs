@@ -14,8 +14,10 @@ mod inspect;
 mod interrupt;
 mod logs;
 mod name;
+mod network;
 mod progress;
 mod ps;
+mod publish;
 mod record;
 mod records;
 mod rm;
@@ -108,6 +110,7 @@ impl Here {
                 ..Log::default()
             },
             systemd_cgroup: false,
+            user_network: None,
         }
     }
 }

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use super::arguments::PsArgs;
 use super::record::Record;
 use super::status::{Status, age, moment};
-use super::{Failure, Here};
+use super::{Failure, Here, publish};
 use crate::runtime::print;
 use crate::runtime::table::table;
 
@@ -73,9 +73,22 @@ fn id(row: &Row, full: bool) -> &str {
 }
 
 fn lines(rows: &[Row], full: bool, now: OffsetDateTime) -> String {
-    let head = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"].map(str::to_owned);
+    let head = [
+        "CONTAINER ID",
+        "IMAGE",
+        "COMMAND",
+        "CREATED",
+        "STATUS",
+        "PORTS",
+        "NAMES",
+    ]
+    .map(str::to_owned);
     let line = |row: &Row| {
         let created = row.record.as_ref().map_or("", |record| &record.created);
+        let ports = match &row.record {
+            Some(record) if !row.status.is_over() => publish::list(&record.ports),
+            _ => String::new(),
+        };
         let command = row
             .record
             .as_ref()
@@ -86,6 +99,7 @@ fn lines(rows: &[Row], full: bool, now: OffsetDateTime) -> String {
             row.record.as_ref().map_or(String::new(), |_| quoted(&command, full)),
             age(created, now).map_or(String::new(), |age| format!("{age} ago")),
             row.status.text(created, now),
+            ports,
             row.name.clone(),
         ]
     };
@@ -115,6 +129,7 @@ fn object(row: &Row) -> serde_json::Value {
         "image": record.map(|record| &record.image),
         "command": record.map(|record| &record.command),
         "created": record.map(|record| &record.created),
+        "ports": record.map(|record| &record.ports),
         "status": row.status.to_string(),
         "exitCode": code
     })

@@ -22,6 +22,7 @@ use base::{Context, Error, Kind, Result};
 use image::{Digest, Stack};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use sandbox::passt::Port;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,9 @@ pub struct Record {
     pub logged: bool,
     /// What `stop` sends.
     pub stop_signal: String,
+    /// Published.
+    #[serde(default)]
+    pub ports: Vec<Port>,
 }
 
 /// How a container's process ended.
@@ -218,6 +222,7 @@ pub mod tests {
             remove: false,
             logged: true,
             stop_signal: "TERM".into(),
+            ports: Vec::new(),
         }
     }
 

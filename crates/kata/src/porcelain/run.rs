@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use base::{Context, Error, Kind, Result};
 use nix::sys::stat::Mode;
 use oci::Bundle;
+use sandbox::passt::Wish;
 use serde_json::{Value, json};
 
 use super::arguments::RunArgs;
@@ -20,9 +21,9 @@ use super::record::{self, Place, Record};
 use super::root::{Config, Root};
 use super::timeline::Timeline;
 use super::volume::Volume;
-use super::{Failure, Here, end, name, spec};
+use super::{Failure, Here, end, name, network, spec};
 use crate::runtime::create::Made;
-use crate::runtime::{print, signal};
+use crate::runtime::{Globals, print, signal};
 use crate::shim::{Launch, Stdio};
 
 /// The answer is the process's exit code, 0 when detached.
@@ -41,10 +42,6 @@ pub fn run(here: &Here, args: &RunArgs) -> Result<u8, Failure> {
 
 /// What can be refused before anything is made.
 fn check(args: &RunArgs) -> Result<()> {
-    if args.network != "none" || !args.publish.is_empty() {
-        let what = "containers have no network yet: only --network none is supported, networking comes later";
-        return Err(Error::new(Kind::Unsupported, what));
-    }
     if let Some(file) = args.cidfile.as_ref().filter(|file| file.exists()) {
         return Err(Error::new(Kind::Exists, format!("{} exists", file.display())));
     }
@@ -61,8 +58,9 @@ fn make(here: &Here, args: &RunArgs, interrupt: &mut Interrupt) -> Result<u8, Fa
     let image = args.words.first().map_or("", String::as_str);
     let root = Root::open(image, args.pull, interrupt.cancel())?;
     timeline.end("image");
-    let record = describe(args, place, &root)?;
-    let config = config(here, args, place, &root, &record)?;
+    let network = network::choose(args)?;
+    let record = describe(args, place, &root, network.as_ref())?;
+    let config = config(here, args, place, &root, &record, network.as_ref())?;
     write_bundle(place, &config)?;
     let mounts = root.mounts(place)?;
     place.write(&record)?;
@@ -71,7 +69,10 @@ fn make(here: &Here, args: &RunArgs, interrupt: &mut Interrupt) -> Result<u8, Fa
     let cid = CidFile::write(args.cidfile.as_deref(), &record.id)?;
 
     timeline.end("bundle");
-    let globals = here.globals(Some(place.log()));
+    let globals = Globals {
+        user_network: network,
+        ..here.globals(Some(place.log()))
+    };
     let bundle = Bundle::open(&place.bundle())?;
     let made = Made::new(&globals, &record.id, &bundle, mounts, &|lease| {
         interrupt.cuts(lease.socket()?)
@@ -117,7 +118,7 @@ fn make(here: &Here, args: &RunArgs, interrupt: &mut Interrupt) -> Result<u8, Fa
 }
 
 /// Who it will be.
-fn describe(args: &RunArgs, place: &Place, root: &Root) -> Result<Record> {
+fn describe(args: &RunArgs, place: &Place, root: &Root, network: Option<&Wish>) -> Result<Record> {
     let config = root.config();
     let own = config.stop_signal.filter(|text| signal::parse(text).is_ok());
     Ok(Record {
@@ -131,6 +132,7 @@ fn describe(args: &RunArgs, place: &Place, root: &Root) -> Result<Record> {
         remove: args.rm,
         logged: args.detach,
         stop_signal: args.stop_signal.clone().or(own).unwrap_or_else(|| "TERM".into()),
+        ports: network.map_or_else(Vec::new, |network| network.ports.clone()),
     })
 }
 
@@ -151,7 +153,14 @@ fn command(args: &RunArgs, config: &Config) -> Result<Vec<String>> {
 }
 
 /// The spec; makes the directories of its volumes.
-fn config(here: &Here, args: &RunArgs, place: &Place, root: &Root, record: &Record) -> Result<Value> {
+fn config(
+    here: &Here,
+    args: &RunArgs,
+    place: &Place,
+    root: &Root,
+    record: &Record,
+    network: Option<&Wish>,
+) -> Result<Value> {
     let config = root.config();
     let user = args.process.user.clone().or(config.user).unwrap_or_default();
     let hostname = args.hostname.clone().unwrap_or_else(|| record.short().to_owned());
@@ -172,7 +181,7 @@ fn config(here: &Here, args: &RunArgs, place: &Place, root: &Root, record: &Reco
     }
     if matches!(root, Root::Image(_)) {
         let hides = |target: &Path| volumes.iter().any(|volume| target.starts_with(&volume.target));
-        mounts.extend(names(place, &hostname, &hides)?);
+        mounts.extend(names(place, &hostname, network, &hides)?);
     }
     let found = spec::Found {
         root: root.path().to_owned(),
@@ -192,10 +201,16 @@ fn config(here: &Here, args: &RunArgs, place: &Place, root: &Root, record: &Reco
 }
 
 /// Files by which a container knows its own name, where no volume `hides` them.
-fn names(place: &Place, hostname: &str, hides: &dyn Fn(&Path) -> bool) -> Result<Vec<Value>> {
-    let hosts = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+fn names(place: &Place, hostname: &str, network: Option<&Wish>, hides: &dyn Fn(&Path) -> bool) -> Result<Vec<Value>> {
+    let mut files = vec![
+        ("hosts", network::hosts(hostname, network)),
+        ("hostname", format!("{hostname}\n")),
+    ];
+    if network.is_some() {
+        files.push(("resolv.conf", network::resolver(Path::new("/etc/resolv.conf"))));
+    }
     let mut mounts = Vec::new();
-    for (name, text) in [("hosts", hosts), ("hostname", format!("{hostname}\n"))] {
+    for (name, text) in files {
         let (source, target) = (place.path().join(name), PathBuf::from("/etc").join(name));
         if hides(&target) {
             continue;
@@ -332,12 +347,11 @@ mod tests {
     }
 
     #[test]
-    fn networks_are_refused_with_the_reason() {
-        for options in ["--network host i", "--net bridge i", "-p 80:80 i"] {
-            let chain = check(&args(options)).unwrap_err().chain();
-            assert!(chain.contains("networking comes later"), "{chain}");
-        }
-        check(&args("--network none i")).unwrap();
+    fn what_cannot_be_is_refused_before_anything_is_made() {
+        let chain = network::choose(&args("--network none -p 80:80 i")).unwrap_err().chain();
+        assert!(chain.contains("--publish needs a network"), "{chain}");
+        assert_eq!(network::choose(&args("--net none i")).unwrap(), None);
+        check(&args("i")).unwrap();
         assert!(check(&args("--stop-signal NOSUCH i")).is_err());
         assert!(check(&args("--cidfile / i")).is_err());
     }
@@ -367,13 +381,13 @@ mod tests {
         let args = args("-e A=b --user web -v data:/data -v /fresh --rm r sh");
         let root = Root::Directory(dir.clone());
         let reserved = here.records.reserve(None).unwrap();
-        let record = describe(&args, &reserved.place, &root).unwrap();
+        let record = describe(&args, &reserved.place, &root, None).unwrap();
         assert_eq!(
             (record.image, record.remove),
             (format!("rootfs:{}", dir.display()), true)
         );
-        let record = describe(&args, &reserved.place, &root).unwrap();
-        let config = config(&here, &args, &reserved.place, &root, &record).unwrap();
+        let record = describe(&args, &reserved.place, &root, None).unwrap();
+        let config = config(&here, &args, &reserved.place, &root, &record, None).unwrap();
         write_bundle(&reserved.place, &config).unwrap();
         let bundle = Bundle::open(&reserved.place.bundle()).unwrap();
         assert_eq!(bundle.rootfs(), dir.canonicalize().unwrap());

@@ -196,6 +196,10 @@ fn spawn(globals: &Globals, id: &str, bundle: &Bundle) -> Result<Lease> {
     if globals.systemd_cgroup {
         command.arg("--systemd-cgroup=true");
     }
+    if let Some(wish) = &globals.user_network {
+        let json = serde_json::to_string(wish).context(Kind::Bug, || "write the network that is wanted".into())?;
+        command.arg(format!("--user-network={json}"));
+    }
     command.args(globals.log.arguments());
     let null = || Stdio::null();
     let mut child = command

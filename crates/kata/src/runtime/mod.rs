@@ -28,6 +28,7 @@ use std::process::ExitCode;
 
 use base::{Context, Error, Kind, Result};
 use clap::Parser;
+use sandbox::passt::Wish;
 
 use crate::shim::{self, Log};
 use arguments::{Line, Verb};
@@ -41,6 +42,8 @@ pub struct Globals {
     pub log: Log,
     /// Specs name control groups as systemd does.
     pub systemd_cgroup: bool,
+    /// The network of containers whose spec asks for one of their own, which nobody fills.
+    pub user_network: Option<Wish>,
 }
 
 /// The definition of the command line.
@@ -100,6 +103,7 @@ fn globals(line: &Line) -> Result<Globals> {
         root,
         log,
         systemd_cgroup: line.systemd_cgroup,
+        user_network: None,
     })
 }
 

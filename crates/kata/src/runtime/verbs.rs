@@ -153,6 +153,7 @@ mod tests {
             root: root.to_owned(),
             log: crate::shim::Log::default(),
             systemd_cgroup: false,
+            user_network: None,
         }
     }
 

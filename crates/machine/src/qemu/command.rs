@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use base::{Error, Kind, Result};
 use serde_json::{Value, json};
 
-use crate::MachineSpec;
+use crate::{MachineSpec, NicEnd};
 
 /// What executes the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,10 +110,7 @@ pub fn line(
     line.pair("-chardev", &format!("socket,id=console,fd={}", descriptors.console));
     line.pair("-serial", "chardev:console");
     for (device, descriptor) in devices(spec).iter().zip(&descriptors.devices) {
-        line.pair(
-            device.behind.option(),
-            &format!("{},id={},fd={descriptor}", device.behind.kind(), device.id),
-        );
+        line.pair(device.behind.option(), &device.behind.value(&device.id, *descriptor));
         if beginning == Beginning::Boot {
             line.pair("-device", &device.option());
         }
@@ -152,20 +149,23 @@ enum Behind {
     Server,
     /// A tap.
     Tap,
+    /// The connection to a process that speaks packets.
+    Stream,
 }
 
 impl Behind {
     fn option(self) -> &'static str {
         match self {
             Behind::Server => "-chardev",
-            Behind::Tap => "-netdev",
+            Behind::Tap | Behind::Stream => "-netdev",
         }
     }
 
-    fn kind(self) -> &'static str {
+    fn value(self, id: &str, descriptor: RawFd) -> String {
         match self {
-            Behind::Server => "socket",
-            Behind::Tap => "tap",
+            Behind::Server => format!("socket,id={id},fd={descriptor}"),
+            Behind::Tap => format!("tap,id={id},fd={descriptor}"),
+            Behind::Stream => format!("stream,id={id},server=off,addr.type=fd,addr.str={descriptor}"),
         }
     }
 
@@ -173,7 +173,7 @@ impl Behind {
     fn property(self) -> &'static str {
         match self {
             Behind::Server => "chardev",
-            Behind::Tap => "netdev",
+            Behind::Tap | Behind::Stream => "netdev",
         }
     }
 }
@@ -204,7 +204,10 @@ pub fn devices(spec: &MachineSpec) -> Vec<Device> {
     devices.extend(spec.nics.iter().enumerate().map(|(n, nic)| Device {
         id: format!("nic{n}"),
         driver: "virtio-net-pci",
-        behind: Behind::Tap,
+        behind: match nic.end {
+            NicEnd::Tap(_) => Behind::Tap,
+            NicEnd::Stream(_) => Behind::Stream,
+        },
         properties: vec![
             ("mac", nic.mac.map(|byte| format!("{byte:02x}")).join(":")),
             // Without a boot ROM: the machine never boots from its network.
@@ -310,7 +313,7 @@ mod tests {
             },
             nics: vec![NicSpec {
                 mac: [2, 0, 0, 0, 0, 0xa0],
-                tap: Arc::new(std::fs::File::open("/dev/null").unwrap().into()),
+                end: NicEnd::Tap(Arc::new(std::fs::File::open("/dev/null").unwrap().into())),
             }],
             binary: None,
         }
@@ -359,6 +362,22 @@ mod tests {
 -kernel /g/vmlinux
 -initrd /g/initramfs.cpio
 ";
+
+    #[test]
+    fn a_network_device_can_speak_to_a_process() {
+        let mut spec = spec();
+        let NicEnd::Tap(end) = spec.nics[0].end.clone() else {
+            panic!("a tap");
+        };
+        spec.nics[0].end = NicEnd::Stream(end);
+        let device = devices(&spec).pop().unwrap();
+        assert_eq!(device.behind.option(), "-netdev");
+        assert_eq!(
+            device.behind.value(&device.id, 14),
+            "stream,id=nic0,server=off,addr.type=fd,addr.str=14"
+        );
+        assert!(device.option().starts_with("virtio-net-pci,netdev=nic0,"));
+    }
 
     #[test]
     fn emulation_tells_the_kernel_its_clock() {

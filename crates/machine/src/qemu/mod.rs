@@ -197,8 +197,8 @@ impl Started {
                 .chain(servers)
                 .map(|socket| device(socket))
                 .chain(spec.nics.iter().map(|nic| {
-                    let tap = nic.tap.try_clone();
-                    tap.attempt(|| "duplicate a tap".into())
+                    let end = nic.end.descriptor().try_clone();
+                    end.attempt(|| "duplicate the end of a network device".into())
                 }))
                 .collect::<Result<_>>()?,
         };
