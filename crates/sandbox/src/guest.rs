@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime};
 
 use api::agent::{
     Attachment, ConfigureNetworkRequest, ContainerRequest, CreateContainerRequest, Event, ExecProcessRequest,
-    HelloRequest, HelloResponse, ListProcessesResponse, Namespace, NextEventRequest, NextWatchesRequest, RaiseEventsRequest, RemoveContainerRequest,
-    RemoveProcessRequest, ResizePtyRequest, ShutdownRequest, SignalProcessRequest, StartContainerRequest,
-    StatsContainerResponse, Stdio, UpdateContainerRequest, WaitProcessRequest, WaitProcessResponse,
+    HelloRequest, HelloResponse, ListProcessesResponse, Namespace, NextEventRequest, NextWatchesRequest,
+    RaiseEventsRequest, RemoveContainerRequest, RemoveProcessRequest, ResizePtyRequest, ShutdownRequest,
+    SignalProcessRequest, StartContainerRequest, StatsContainerResponse, Stdio, UpdateContainerRequest,
+    WaitProcessRequest, WaitProcessResponse,
 };
 use api::agent_ttrpc::AgentClient;
 use base::{Context, Result};

@@ -303,7 +303,8 @@ mod tests {
     fn files_of_engines_are_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("rootfs")).unwrap();
-        let mounts = ["/etc/hosts", "/proc", "/etc/nginx/nginx.conf"].map(|target| serde_json::json!({"destination": target}));
+        let mounts =
+            ["/etc/hosts", "/proc", "/etc/nginx/nginx.conf"].map(|target| serde_json::json!({"destination": target}));
         let spec = serde_json::json!({
             "ociVersion": "1.0.2", "root": {"path": "rootfs"}, "mounts": mounts,
             "process": {"user": {"uid": 0, "gid": 0}, "args": ["sh"], "cwd": "/"}
