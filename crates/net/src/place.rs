@@ -50,6 +50,15 @@ impl Place {
         }
     }
 
+    /// How many interfaces may come after the machine was made.
+    pub fn expected(&self) -> usize {
+        match self {
+            Place::Fresh => 2,
+            Place::Prepared(_) => 1,
+            Place::Empty => 0,
+        }
+    }
+
     /// Moves this thread there, and what it starts from now on. Errors: `Unsupported` when another machine is there.
     pub fn enter(&self) -> Result<Claim> {
         match self {
@@ -113,6 +122,11 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// The same namespace, for another use: it is one of our own, and empty so far.
+    pub fn reuse(self, place: Place) -> Claim {
+        Claim { place, ..self }
+    }
+
     /// What was entered.
     pub fn place(&self) -> &Place {
         &self.place

@@ -11,6 +11,7 @@ mod guest;
 mod keeper;
 mod network;
 mod process;
+mod rehearsal;
 mod resolver;
 mod sandbox;
 pub mod saved;
@@ -18,6 +19,7 @@ pub mod service;
 pub mod share;
 mod size;
 mod span;
+pub mod standby;
 mod stats;
 mod sys;
 

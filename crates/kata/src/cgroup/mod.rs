@@ -39,11 +39,20 @@ pub struct Group {
 }
 
 impl Group {
-    /// Makes the group at `place` in every hierarchy and moves this process there. The sandbox's directory
+    /// Makes the group at `place` in every hierarchy and moves this process there, and those that it `brings`. The sandbox's directory
     /// `sandbox` gets the record before anything is made.
-    pub fn enter(place: &Place, sandbox: &Path) -> Result<Group> {
+    pub fn enter(place: &Place, sandbox: &Path, brings: &Company) -> Result<Group> {
         let found = hierarchy::mounted()?;
-        let dirs: Vec<PathBuf> = found.iter().map(|hierarchy| hierarchy.dir(place)).collect();
+        let dirs: Vec<PathBuf> = match &brings.asked_from {
+            None => found.iter().map(|hierarchy| hierarchy.dir(place)).collect(),
+            Some(groups) => {
+                let theirs = hierarchy::mounted_for(groups)?;
+                theirs.iter().map(|hierarchy| hierarchy.dir(place)).collect()
+            }
+        };
+        if dirs.len() != found.len() {
+            return Err(Error::new(Kind::Unsupported, "the caller sees other control groups"));
+        }
         record(sandbox, &dirs)?;
         let mut group = Group {
             dirs,
@@ -53,6 +62,7 @@ impl Group {
             make(hierarchy, dir)?;
             group.homes.push((hierarchy.home(), hierarchy.mount.clone()));
             move_to(dir)?;
+            brings.processes.iter().try_for_each(|pid| send_to(dir, *pid))?;
         }
         Ok(group)
     }
@@ -70,6 +80,15 @@ impl Drop for Group {
             log::warn!("{}", e.chain());
         }
     }
+}
+
+/// What comes along to a group with the process that enters it.
+#[derive(Debug, Default)]
+pub struct Company {
+    /// Those that it has started before.
+    pub processes: Vec<i32>,
+    /// The groups of whoever asks, if that is another process: places may be relative to them.
+    pub asked_from: Option<String>,
 }
 
 fn record(sandbox: &Path, dirs: &[PathBuf]) -> Result<()> {
@@ -209,7 +228,11 @@ fn inherit(parent: &Path, dir: &Path) -> Result<()> {
 
 fn move_to(dir: &Path) -> Result<()> {
     // Zero is whoever writes.
-    fs::write(dir.join("cgroup.procs"), "0").attempt(|| format!("enter cgroup {}", dir.display()))
+    send_to(dir, 0)
+}
+
+fn send_to(dir: &Path, pid: i32) -> Result<()> {
+    fs::write(dir.join("cgroup.procs"), pid.to_string()).attempt(|| format!("enter cgroup {}", dir.display()))
 }
 
 #[cfg(test)]

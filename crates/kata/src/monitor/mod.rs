@@ -12,6 +12,7 @@ mod arguments;
 mod builder;
 mod door;
 pub mod plan;
+mod standby;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -22,13 +23,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base::file::OwnedDir;
-use base::{Context, Kind, Result};
+use base::{Context, Error, Kind, Result};
 use oci::Bundle;
-use sandbox::{Sandbox, Share, Spans, service, share};
+use sandbox::standby::Standby;
+use sandbox::{Blueprint, Sandbox, Share, Spans, service, share};
 use tokio::io::AsyncReadExt;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cgroup::{Group, Place};
+use crate::cgroup::{Company, Group, Place};
 use crate::shim::refusal;
 use arguments::Arguments;
 use builder::Builder;
@@ -51,20 +54,27 @@ pub fn main(args: &[OsString]) -> ExitCode {
         }
     };
     let told = lease.try_clone();
-    match arguments
-        .log
-        .start("monitor")
-        .and_then(|()| live(&arguments, lease, origin))
-    {
+    let lived = match &arguments.standby {
+        Some(dir) => standby::live(&arguments, dir, lease),
+        None => arguments
+            .log
+            .start("monitor")
+            .and_then(|()| live(&arguments, lease, origin)),
+    };
+    match lived {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            // Whoever started us reports it, if we came to nothing; afterwards nobody reads this.
-            let line = format!("error {}\n", refusal(&e).replace('\n', " "));
-            let _ = told.map(|mut lease| lease.write_all(line.as_bytes()));
-            log::debug!("{e:?}");
+            let _ = told.map(|lease| report(&lease, &e));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whoever holds the lease tells it, if we came to nothing; afterwards nobody reads this.
+fn report(mut lease: &UnixStream, error: &Error) {
+    let line = format!("error {}\n", refusal(error).replace('\n', " "));
+    let _ = lease.write_all(line.as_bytes());
+    log::debug!("{error:?}");
 }
 
 fn live(arguments: &Arguments, lease: UnixStream, origin: Instant) -> Result<()> {
@@ -73,7 +83,13 @@ fn live(arguments: &Arguments, lease: UnixStream, origin: Instant) -> Result<()>
     let place = net::Place::of(bundle.spec())?;
     let dir = OwnedDir::create(&arguments.root.join(&arguments.id))?;
     // Before anything is started that belongs there; the builder of a template has been, and does not.
-    let group = group(&bundle, arguments, dir.path())?;
+    let group = group(
+        &bundle,
+        &arguments.id,
+        arguments.systemd_cgroup,
+        dir.path(),
+        &Company::default(),
+    )?;
     // The engine's terminal and directory are none of ours.
     nix::unistd::setsid().attempt(|| "start a session".into())?;
     std::env::set_current_dir("/").attempt(|| "change to /".into())?;
@@ -81,34 +97,82 @@ fn live(arguments: &Arguments, lease: UnixStream, origin: Instant) -> Result<()>
     // With all that we start: what takes over the hypervisor reaches no more than its guest did.
     plan.network = Some(place.enter()?);
     let share = Share::open(dir.path())?;
+    let life = Life {
+        id: arguments.id.clone(),
+        dir,
+        group,
+        share,
+        plan,
+        standby: None,
+        later: builder.map(Later::Builder),
+    };
+    life.lead(runtime()?, lease, origin)
+}
+
+fn runtime() -> Result<Runtime> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.attempt(|| "start the runtime".into())?;
-    let end = runtime.block_on(async {
-        let door = Door::open(&dir.path().join("monitor.sock"))?;
-        let mut spans = Spans::since(origin);
-        spans.end("monitor", origin);
-        let sandbox = Sandbox::new(&arguments.id, dir.path(), share, plan, spans)?;
-        serve(&sandbox, &door, lease, builder).await
-    });
-    // What the tasks own goes with them: machine, device process, mounts.
-    drop(runtime);
-    drop(group);
-    match end? {
-        End::Abandoned => drop(dir),
-        End::Deleted | End::Told => {
-            dir.keep();
+    runtime.attempt(|| "start the runtime".into())
+}
+
+/// What waits until the sandbox is up.
+#[derive(Debug)]
+enum Later {
+    /// A template is made.
+    Builder(#[allow(dead_code, reason = "it begins when this is dropped")] Builder),
+    /// The keeper of the machines that wait makes another one.
+    Keeper(#[allow(dead_code, reason = "the keeper sees its end")] UnixStream),
+}
+
+/// All that a sandbox needs, in the place where it belongs.
+struct Life {
+    id: String,
+    dir: OwnedDir,
+    group: Option<Group>,
+    share: Share,
+    plan: Blueprint,
+    standby: Option<Standby>,
+    later: Option<Later>,
+}
+
+impl Life {
+    /// To its end.
+    fn lead(self, runtime: Runtime, lease: UnixStream, origin: Instant) -> Result<()> {
+        let Life {
+            id,
+            dir,
+            group,
+            share,
+            plan,
+            standby,
+            later,
+        } = self;
+        let end = runtime.block_on(async {
+            let door = Door::open(&dir.path().join("monitor.sock"))?;
+            let mut spans = Spans::since(origin);
+            spans.end("monitor", origin);
+            let sandbox = Sandbox::new(&id, dir.path(), share, plan, standby, spans)?;
+            serve(&sandbox, &door, lease, later).await
+        });
+        // What the tasks own goes with them: machine, device process, mounts.
+        drop(runtime);
+        drop(group);
+        match end? {
+            End::Abandoned => drop(dir),
+            End::Deleted | End::Told => {
+                dir.keep();
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Moves us to the control group that the spec names. One that it does not name may be missing: then we stay where we are.
-fn group(bundle: &Bundle, arguments: &Arguments, dir: &Path) -> Result<Option<Group>> {
+fn group(bundle: &Bundle, id: &str, systemd: bool, dir: &Path, company: &Company) -> Result<Option<Group>> {
     let linux = bundle.spec().linux().as_ref();
     let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
-    let place = Place::of(path, &arguments.id, arguments.systemd_cgroup)?;
+    let place = Place::of(path, id, systemd)?;
     let named = path.is_some_and(|path| !path.as_os_str().is_empty());
-    match Group::enter(&place, dir) {
+    match Group::enter(&place, dir, company) {
         Err(e) if !named => {
             log::warn!(
                 "the sandbox's processes stay in the control group of their caller: {}",
@@ -120,7 +184,7 @@ fn group(bundle: &Bundle, arguments: &Arguments, dir: &Path) -> Result<Option<Gr
         // Its kind is not that of the container: "exists" and "not found" mean something to engines.
         other => other
             .map(Some)
-            .context(Kind::Io, || format!("control group of {}", arguments.id)),
+            .context(Kind::Io, || format!("control group of {id}")),
     }
 }
 
@@ -137,7 +201,7 @@ async fn serve(
     sandbox: &Arc<Sandbox>,
     door: &Door,
     mut lease: UnixStream,
-    mut builder: Option<Builder>,
+    mut later: Option<Later>,
 ) -> Result<End> {
     let mut terminate = signal(SignalKind::terminate()).attempt(|| "watch for SIGTERM".into())?;
     let mut interrupt = signal(SignalKind::interrupt()).attempt(|| "watch for SIGINT".into())?;
@@ -161,7 +225,7 @@ async fn serve(
                     released = word.ends_with(b"release\n");
                     if released {
                         // The machine is up: now it disturbs nobody.
-                        drop(builder.take());
+                        drop(later.take());
                     }
                 }
                 _ => return Ok(End::Abandoned),

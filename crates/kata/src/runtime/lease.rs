@@ -25,12 +25,15 @@ use oci::Bundle;
 
 use super::{Globals, delete};
 use crate::shim::parse_refusal;
+use crate::standby;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Lease {
     socket: UnixStream,
-    monitor: Child,
+    monitor: Pidfd,
+    /// It is to be reaped by us; one that waited is not.
+    child: Option<Child>,
     /// Of the sandbox.
     dir: PathBuf,
     held: bool,
@@ -57,12 +60,13 @@ impl Lease {
     /// Has the monitor take everything down, and waits for that.
     fn give_up(&mut self) -> Result<()> {
         let _ = self.socket.shutdown(Shutdown::Both);
-        let pid = i32::try_from(self.monitor.id()).context(Kind::Bug, || "read a pid".into())?;
-        if !Pidfd::open(pid)?.wait(Some(UNDOING))? {
-            log::error!("the monitor, process {pid}, does not end: it is killed");
-            let _ = self.monitor.kill();
+        if !self.monitor.wait(Some(UNDOING))? {
+            log::error!("the monitor, process {}, does not end: it is killed", self.monitor.pid());
+            self.monitor.kill()?;
         }
-        let _ = self.monitor.wait();
+        if let Some(child) = &mut self.child {
+            let _ = child.wait();
+        }
         // Of a monitor that could not do it itself.
         delete::sweep(&self.dir)
     }
@@ -78,8 +82,17 @@ impl Drop for Lease {
     }
 }
 
-/// Starts the monitor for `id` and waits until it serves. Errors: the monitor's; `Exists` when the id is taken.
+/// Takes a monitor whose machine waits, or starts one for `id`, and waits until it serves. Errors: the monitor's; `Exists` when the id is taken.
 pub fn spawn(globals: &Globals, id: &str, bundle: &Bundle) -> Result<Lease> {
+    if let Some(taken) = standby::take(globals, id, bundle) {
+        return Ok(Lease {
+            socket: taken.lease,
+            monitor: taken.monitor,
+            child: None,
+            dir: globals.root.join(id),
+            held: true,
+        });
+    }
     let what = || format!("start the monitor of {id}");
     let (ours, theirs) = UnixStream::pair().attempt(what)?;
     let theirs = OwnedFd::from(theirs);
@@ -108,13 +121,16 @@ pub fn spawn(globals: &Globals, id: &str, bundle: &Bundle) -> Result<Lease> {
         .spawn()
         .attempt(what)?;
     drop(theirs);
+    let pid = i32::try_from(child.id()).context(Kind::Bug, || "read a pid".into())?;
+    let monitor = Pidfd::open(pid)?;
     let mut line = String::new();
     let read = BufReader::new(&ours).read_line(&mut line);
     read.attempt(|| "wait for the monitor".into())?;
     match line.trim_end() {
         "ready" => Ok(Lease {
             socket: ours,
-            monitor: child,
+            monitor,
+            child: Some(child),
             dir: globals.root.join(id),
             held: true,
         }),

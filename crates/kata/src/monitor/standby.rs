@@ -1,0 +1,240 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! A monitor that is started before its sandbox is known: it makes a machine, waits with it, and becomes the monitor of whoever asks
+//! first. The keeper holds the lease until then.
+//!
+//! ```text
+//! made ──"ready"──► waits ──asked──► moves (mounts, directory, control group, network) ──► as any other monitor
+//!    └── EOF of the keeper, or the machine's end: everything is taken down ──┘
+//! ```
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use base::file::OwnedDir;
+use base::{Context, Error, Kind, Result};
+use net::{Claim, Place};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::{Mode, umask};
+use oci::Bundle;
+use sandbox::standby::Standby;
+use sandbox::{Blueprint, Share, share};
+use tokio::io::AsyncReadExt;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::arguments::Arguments;
+use super::{Later, Life, group, plan, report, runtime};
+use crate::cgroup::Company;
+use crate::standby::pool::{self, ABOUT, About, DOOR};
+use crate::standby::request::Request;
+use crate::standby::sys::{priority, set_priority};
+
+/// How long whoever connects may take to say what it wants.
+const SPEAKING: Duration = Duration::from_secs(2);
+/// As long as it is made, it lets everything else go first.
+const MAKING: i32 = 19;
+
+/// Lives in `dir`, which does not exist, until nobody needs it any more.
+pub fn live(arguments: &Arguments, dir: &Path, keeper: UnixStream) -> Result<()> {
+    let usual = priority();
+    let own = i32::try_from(std::process::id()).context(Kind::Bug, || "read a pid".into())?;
+    set_priority(own, MAKING).attempt(|| "lower the priority".into())?;
+    umask(Mode::from_bits_truncate(0o022));
+    let (plan, size, key) = plan::standby(arguments.vcpus, arguments.memory_mib)?;
+    let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if !pool::fits(&name, &key) {
+        let what = format!("make the machine {name}");
+        return Err(Error::new(Kind::State, what).because("what it is to be made of has changed"));
+    }
+    let dir = OwnedDir::create(dir)?;
+    nix::unistd::setsid().attempt(|| "start a session".into())?;
+    std::env::set_current_dir("/").attempt(|| "change to /".into())?;
+    share::isolate()?;
+    let claim = Place::Empty.enter()?;
+    let share = Share::open(dir.path())?;
+    let runtime = runtime()?;
+    let door = dir.path().join(DOOR);
+    let about = dir.path().join(ABOUT);
+    let (standby, asked) = runtime.block_on(async {
+        let mut standby = Standby::prepare(&plan, size, dir.path(), &share).await?;
+        let mut processes = standby.processes();
+        for process in processes.iter().chain([&own]) {
+            each_thread(*process, |thread| set_priority(thread, usual))?;
+        }
+        processes.sort_unstable();
+        let it = About {
+            monitor: own,
+            processes,
+            vcpus: size.vcpus,
+            memory_mib: size.memory_mib,
+        };
+        let json = serde_json::to_vec(&it).context(Kind::Bug, || "describe a machine".into())?;
+        base::file::replace(&about, &json)?;
+        let listener = base::socket::listen(&door)?;
+        let asked = wait(&mut standby, listener, &keeper).await;
+        asked.map(|asked| (standby, asked))
+    })?;
+    let Some((request, origin)) = asked else {
+        let _within = runtime.enter();
+        drop(standby);
+        return Ok(());
+    };
+    for path in [door, about] {
+        std::fs::remove_file(&path).attempt(|| format!("remove {}", path.display()))?;
+    }
+    let lease = request.lease.try_clone().attempt(|| "duplicate the lease".into())?;
+    let told = UnixStream::from(request.lease.try_clone().attempt(|| "duplicate the lease".into())?);
+    let waiting = Waiting {
+        plan,
+        standby,
+        share,
+        claim,
+    };
+    let within = runtime.enter();
+    let adopted = waiting.adopt(dir, &request, keeper);
+    drop((within, request));
+    let lived = adopted.and_then(|life| life.lead(runtime, lease.into(), origin));
+    if let Err(e) = &lived {
+        report(&told, e);
+    }
+    lived
+}
+
+/// Does `work` to each thread of a process.
+fn each_thread(process: i32, work: impl Fn(i32) -> std::io::Result<()>) -> Result<()> {
+    let path = format!("/proc/{process}/task");
+    let what = || format!("set the priority of process {process}");
+    for entry in std::fs::read_dir(path).attempt(what)? {
+        let name = entry.attempt(what)?.file_name();
+        if let Some(thread) = name.to_str().and_then(|name| name.parse().ok()) {
+            match work(thread) {
+                // It has ended since.
+                Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
+                other => other.attempt(what)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `None` when nobody needs it any more. Errors: it has ended by itself.
+async fn wait(
+    standby: &mut Standby,
+    listener: UnixListener,
+    keeper: &UnixStream,
+) -> Result<Option<(Request, Instant)>> {
+    let mut terminate = signal(SignalKind::terminate()).attempt(|| "watch for SIGTERM".into())?;
+    let mut interrupt = signal(SignalKind::interrupt()).attempt(|| "watch for SIGINT".into())?;
+    let mut hangup = signal(SignalKind::hangup()).attempt(|| "watch for SIGHUP".into())?;
+    listener.set_nonblocking(true).attempt(|| "unblock a listener".into())?;
+    let listener = tokio::net::UnixListener::from_std(listener).attempt(|| "watch a listener".into())?;
+    let watched = keeper.try_clone().attempt(|| "duplicate the lease".into())?;
+    watched.set_nonblocking(true).attempt(|| "unblock the lease".into())?;
+    let mut lease = tokio::net::UnixStream::from_std(watched).attempt(|| "watch the lease".into())?;
+    let mut keeper = keeper;
+    keeper
+        .write_all(b"ready\n")
+        .context(Kind::Gone, || "tell that we are ready".into())?;
+    let mut word = [0];
+    let settled = tokio::time::sleep(Standby::SETTLING);
+    tokio::pin!(settled);
+    loop {
+        tokio::select! {
+            arrived = listener.accept() => {
+                let origin = Instant::now();
+                let (visitor, _) = arrived.attempt(|| "take a call".into())?;
+                match hear(visitor) {
+                    Ok(request) => return Ok(Some((request, origin))),
+                    // It was killed, or only wanted to see whether we are here.
+                    Err(_) => continue,
+                }
+            }
+            () = &mut settled, if !standby.asleep() => standby.sleep().await?,
+            reason = standby.ended() => {
+                return Err(Error::new(Kind::Gone, "the machine ended while it waited").because(reason));
+            }
+            _ = lease.read(&mut word) => return Ok(None),
+            _ = terminate.recv() => return Ok(None),
+            _ = interrupt.recv() => return Ok(None),
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+fn hear(visitor: tokio::net::UnixStream) -> Result<Request> {
+    let what = || "hear what is asked".to_owned();
+    let visitor = visitor.into_std().attempt(what)?;
+    visitor.set_nonblocking(false).attempt(what)?;
+    visitor.set_read_timeout(Some(SPEAKING)).attempt(what)?;
+    Request::receive(&visitor)
+}
+
+/// Between the keeper and a sandbox.
+struct Waiting {
+    plan: Blueprint,
+    standby: Standby,
+    share: Share,
+    claim: Claim,
+}
+
+impl Waiting {
+    /// Moves everything to where a monitor of the caller would have made it. Errors: nothing of it is left.
+    fn adopt(self, mut dir: OwnedDir, request: &Request, keeper: UnixStream) -> Result<Life> {
+        let Waiting {
+            mut plan,
+            standby,
+            share,
+            claim,
+        } = self;
+        let words = &request.words;
+        let lifted = share.lift()?;
+        see_as(request)?;
+        words.log().start("monitor")?;
+        dir.rename(&words.root.join(&words.id))?;
+        let share = lifted.settle(dir.path())?;
+        let bundle = Bundle::open(&words.bundle)?;
+        plan.deadline = bundle.overrides()?.create_timeout.unwrap_or(plan.deadline);
+        let company = Company {
+            processes: standby.processes(),
+            asked_from: Some(words.groups.clone()),
+        };
+        let group = group(&bundle, &words.id, words.systemd_cgroup, dir.path(), &company)?;
+        let own = ["self".to_owned()];
+        let others = standby.processes().into_iter().map(|process| process.to_string());
+        for process in others.chain(own) {
+            let path = format!("/proc/{process}/oom_score_adj");
+            std::fs::write(&path, words.oom_score.trim()).attempt(|| format!("write {path}"))?;
+        }
+        plan.network = Some(match Place::of(bundle.spec())? {
+            place @ Place::Prepared(_) => {
+                drop(claim);
+                place.enter()?
+            }
+            place => claim.reuse(place),
+        });
+        Ok(Life {
+            id: words.id.clone(),
+            dir,
+            group,
+            share,
+            plan,
+            standby: Some(standby),
+            later: Some(Later::Keeper(keeper)),
+        })
+    }
+}
+
+/// Moves to a mount namespace that begins as the caller's.
+fn see_as(request: &Request) -> Result<()> {
+    let what = || "enter the caller's mount namespace".to_owned();
+    // Threads that read files for us before stay behind.
+    unshare(CloneFlags::CLONE_FS).attempt(what)?;
+    setns(request.mounts.as_fd(), CloneFlags::CLONE_NEWNS).attempt(what)?;
+    nix::unistd::fchdir(&request.root).attempt(what)?;
+    nix::unistd::chroot(".").attempt(what)?;
+    nix::unistd::chdir("/").attempt(what)?;
+    share::isolate()
+}
