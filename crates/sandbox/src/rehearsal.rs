@@ -233,7 +233,7 @@ fn image(code: &[u8], interpreter: Option<&str>) -> Vec<u8> {
     if !name.is_empty() {
         segment(3, 4, begin + length(code), length(&name), 1);
     }
-    // Writable too: kernels before 6.6 clear the rest of an interpreter's last page, whether anything is there or not.
+    // Writable too: older kernels clear the rest of an interpreter's last page, whether anything is there or not.
     segment(1, 7, 0, end, 4096);
     file.extend_from_slice(code);
     file.extend_from_slice(&name);
