@@ -16,6 +16,7 @@ mod podman;
 mod porcelain;
 mod process;
 mod scale;
+mod standby;
 mod stdio;
 mod template;
 mod template_crash;
@@ -49,6 +50,7 @@ fn main() {
         template::cases,
         template_crash::cases,
         scale::cases,
+        standby::cases,
         kernel::cases,
     ];
     // A failed assertion is reported by the runner, not by the panic hook of its thread.
