@@ -42,8 +42,8 @@ pub struct Nic {
 pub struct Network {
     socket: Socket,
     devices: Vec<Device>,
-    /// What the guest was told last; it begins with nothing.
-    told: ConfigureNetworkRequest,
+    /// What the guest was told last. One that has devices and was told nothing shows them all.
+    told: Option<ConfigureNetworkRequest>,
 }
 
 #[derive(Debug)]
@@ -101,7 +101,8 @@ impl Network {
         let mut network = Network {
             socket,
             devices,
-            told: ConfigureNetworkRequest::default(),
+            // It has been told so while it was made.
+            told: Some(ConfigureNetworkRequest::default()),
         };
         network.tie(&scan)?;
         Ok(network)
@@ -119,10 +120,11 @@ impl Network {
             );
             return Err(Error::new(Kind::Unsupported, what));
         }
+        let devices = make(&mut socket, count)?;
         let mut network = Network {
-            devices: make(&mut socket, count)?,
             socket,
-            told: ConfigureNetworkRequest::default(),
+            told: devices.is_empty().then(ConfigureNetworkRequest::default),
+            devices,
         };
         network.tie(&scan)?;
         Ok(network)
@@ -145,12 +147,12 @@ impl Network {
         };
         let mut request = plan::request(&scan, &outlet);
         request.resolver = resolver.map(plan::bytes).unwrap_or_default();
-        Ok((request != self.told).then_some(request))
+        Ok((Some(&request) != self.told.as_ref()).then_some(request))
     }
 
     /// The guest has been told.
     pub fn told(&mut self, request: ConfigureNetworkRequest) {
-        self.told = request;
+        self.told = Some(request);
     }
 
     fn tie(&mut self, scan: &Scan) -> Result<()> {

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use api::agent::{Address, ConfigureNetworkRequest, Interface, Route};
 use base::{Context, Result};
 use oci::Bundle;
 use serde_json::json;
@@ -42,6 +43,37 @@ pub fn write(dir: &Path) -> Result<Bundle> {
     spec["process"]["args"] = json!([PROGRAM]);
     fs::write(dir.join("config.json"), spec.to_string()).attempt(what)?;
     Bundle::open(dir)
+}
+
+/// A network as most are: it leads nowhere.
+pub fn network(device: [u8; 6]) -> ConfigureNetworkRequest {
+    let ip = |last: u8| vec![192, 0, 2, last];
+    let interface = Interface {
+        device: device.to_vec(),
+        name: "eth0".into(),
+        mac: vec![2, 0, 0, 0, 0, 1],
+        mtu: 1500,
+        addresses: vec![Address {
+            ip: ip(2),
+            prefix: 24,
+            broadcast: ip(255),
+            ..Address::default()
+        }],
+        ..Interface::default()
+    };
+    let route = Route {
+        destination: vec![0; 4],
+        gateway: ip(1),
+        interface: interface.name.clone(),
+        protocol: libc::RTPROT_BOOT.into(),
+        kind: libc::RTN_UNICAST.into(),
+        ..Route::default()
+    };
+    ConfigureNetworkRequest {
+        interfaces: vec![interface],
+        routes: vec![route],
+        ..ConfigureNetworkRequest::default()
+    }
 }
 
 /// An argument of a system call.

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use api::agent::Stdio;
+use api::agent::{ConfigureNetworkRequest, Stdio};
 use api::stream::{Hello, answer};
 use base::{Context, Error, Kind, Result};
 use net::{Claim, Network, Spare};
@@ -71,6 +71,11 @@ impl Standby {
             ..Stdio::default()
         };
         let id = rehearsal::ID;
+        // An interface, and none again: no container sees those that are not used.
+        for nic in self.spare.nics().into_iter().take(1) {
+            self.guest.configure_network(&rehearsal::network(nic.mac)).await?;
+        }
+        self.guest.configure_network(&ConfigureNetworkRequest::default()).await?;
         let (placed, attachments) = share.place(id, &bundle, &[])?;
         self.guest.create(id, bundle.json(), attachments, stdio).await?;
         let mut input = self.stream(0).await?;
@@ -130,6 +135,15 @@ impl Standby {
         Ok(())
     }
 
+    /// Has the guest go on, before it is known for whom.
+    pub async fn rouse(&mut self) -> Result<()> {
+        if self.asleep {
+            self.running.machine_mut().set_running(true).await?;
+            self.asleep = false;
+        }
+        Ok(())
+    }
+
     /// Its processes beside this one: they have moved to where this one has, when this one is adopted.
     pub fn processes(&self) -> Vec<i32> {
         let (machine, device) = self.running.save();
@@ -139,27 +153,19 @@ impl Standby {
     }
 
     /// It goes on, as the machine of a sandbox whose network is `claim`ed. Errors: it is of no use, and gone.
-    pub(crate) async fn wake(self, claim: Option<&Claim>, spans: &mut Spans) -> Result<(Running, Guest, Network)> {
+    pub(crate) async fn wake(mut self, claim: Option<&Claim>, spans: &mut Spans) -> Result<(Running, Guest, Network)> {
         let begin = Instant::now();
-        let Standby {
-            mut running,
-            guest,
-            spare,
-            asleep,
-        } = self;
         let claim = claim.ok_or_else(|| Error::new(Kind::Unsupported, "a machine that waits has network devices"))?;
         let greeted = async {
-            if asleep {
-                running.machine_mut().set_running(true).await?;
-            }
-            guest.hello().await
+            self.rouse().await?;
+            self.guest.hello().await
         };
         let greeted = tokio::time::timeout(WAKING, greeted).await;
         greeted.unwrap_or_else(|_| Err(Error::new(Kind::Timeout, "the guest does not wake up")))?;
         spans.end("wake", begin);
         let begin = Instant::now();
-        let network = Network::adopt(claim, spare)?;
+        let network = Network::adopt(claim, self.spare)?;
         spans.end("network", begin);
-        Ok((running, guest, network))
+        Ok((self.running, self.guest, network))
     }
 }

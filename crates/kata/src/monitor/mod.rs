@@ -53,15 +53,12 @@ pub fn main(args: &[OsString]) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Some(dir) = &arguments.standby {
+        return standby::live(&arguments, dir, lease);
+    }
     let told = lease.try_clone();
-    let lived = match &arguments.standby {
-        Some(dir) => standby::live(&arguments, dir, lease),
-        None => arguments
-            .log
-            .start("monitor")
-            .and_then(|()| live(&arguments, lease, origin)),
-    };
-    match lived {
+    let lived = arguments.log.start("monitor");
+    match lived.and_then(|()| live(&arguments, lease, origin)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             let _ = told.map(|lease| report(&lease, &e));

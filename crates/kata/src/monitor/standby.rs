@@ -12,6 +12,7 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use base::file::OwnedDir;
@@ -21,8 +22,9 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, umask};
 use oci::Bundle;
 use sandbox::standby::Standby;
-use sandbox::{Blueprint, Share, share};
+use sandbox::{Blueprint, Share, Size, share};
 use tokio::io::AsyncReadExt;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::arguments::Arguments;
@@ -38,69 +40,157 @@ const SPEAKING: Duration = Duration::from_secs(2);
 const MAKING: i32 = 19;
 
 /// Lives in `dir`, which does not exist, until nobody needs it any more.
-pub fn live(arguments: &Arguments, dir: &Path, keeper: UnixStream) -> Result<()> {
-    let usual = priority();
-    let own = i32::try_from(std::process::id()).context(Kind::Bug, || "read a pid".into())?;
-    set_priority(own, MAKING).attempt(|| "lower the priority".into())?;
-    umask(Mode::from_bits_truncate(0o022));
-    let (plan, size, key) = plan::standby(arguments.vcpus, arguments.memory_mib)?;
-    let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    if !pool::fits(&name, &key) {
-        let what = format!("make the machine {name}");
-        return Err(Error::new(Kind::State, what).because("what it is to be made of has changed"));
-    }
-    let dir = OwnedDir::create(dir)?;
-    nix::unistd::setsid().attempt(|| "start a session".into())?;
-    std::env::set_current_dir("/").attempt(|| "change to /".into())?;
-    share::isolate()?;
-    let claim = Place::Empty.enter()?;
-    let share = Share::open(dir.path())?;
-    let runtime = runtime()?;
-    let door = dir.path().join(DOOR);
-    let about = dir.path().join(ABOUT);
-    let (standby, asked) = runtime.block_on(async {
-        let mut standby = Standby::prepare(&plan, size, dir.path(), &share).await?;
-        let mut processes = standby.processes();
-        for process in processes.iter().chain([&own]) {
-            each_thread(*process, |thread| set_priority(thread, usual))?;
+pub fn live(arguments: &Arguments, dir: &Path, keeper: UnixStream) -> ExitCode {
+    let made = Made::new(arguments, dir);
+    let asked = made.and_then(|mut made| made.wait(&keeper).map(|asked| asked.map(|asked| (made, asked))));
+    let (made, asked) = match asked {
+        Ok(Some(asked)) => asked,
+        Ok(None) => return ExitCode::SUCCESS,
+        Err(e) => {
+            report(&keeper, &e);
+            return ExitCode::FAILURE;
         }
-        processes.sort_unstable();
-        let it = About {
+    };
+    let told = asked.request.lease.try_clone().map(UnixStream::from);
+    match made.lead(asked, keeper) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            let _ = told.map(|lease| report(&lease, &e));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Somebody wants a machine, since then.
+struct Asked {
+    request: Request,
+    since: Instant,
+}
+
+/// All that a sandbox needs, in a place of its own. The runtime goes last: what it drives must end in it.
+struct Made {
+    standby: Standby,
+    plan: Blueprint,
+    size: Size,
+    share: Share,
+    dir: OwnedDir,
+    claim: Claim,
+    /// What its processes had before they were made to wait.
+    usual: i32,
+    runtime: Runtime,
+}
+
+impl Made {
+    fn new(arguments: &Arguments, dir: &Path) -> Result<Made> {
+        let usual = priority();
+        set_priority(own()?, MAKING).attempt(|| "lower the priority".into())?;
+        umask(Mode::from_bits_truncate(0o022));
+        let (plan, size, key) = plan::standby(arguments.vcpus, arguments.memory_mib)?;
+        let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if !pool::fits(&name, &key) {
+            let what = format!("make the machine {name}");
+            return Err(Error::new(Kind::State, what).because("what it is to be made of has changed"));
+        }
+        let dir = OwnedDir::create(dir)?;
+        nix::unistd::setsid().attempt(|| "start a session".into())?;
+        std::env::set_current_dir("/").attempt(|| "change to /".into())?;
+        share::isolate()?;
+        let claim = Place::Empty.enter()?;
+        let share = Share::open(dir.path())?;
+        let runtime = runtime()?;
+        let standby = runtime.block_on(Standby::prepare(&plan, size, dir.path(), &share))?;
+        Ok(Made {
+            standby,
+            plan,
+            size,
+            share,
+            dir,
+            claim,
+            usual,
+            runtime,
+        })
+    }
+
+    /// `None` when nobody needs it any more. Errors: it has ended by itself.
+    fn wait(&mut self, keeper: &UnixStream) -> Result<Option<Asked>> {
+        let own = own()?;
+        let processes = self.standby.processes();
+        for process in processes.iter().chain([&own]) {
+            each_thread(*process, |thread| set_priority(thread, self.usual))?;
+        }
+        let about = About {
             monitor: own,
             processes,
-            vcpus: size.vcpus,
-            memory_mib: size.memory_mib,
+            vcpus: self.size.vcpus,
+            memory_mib: self.size.memory_mib,
         };
-        let json = serde_json::to_vec(&it).context(Kind::Bug, || "describe a machine".into())?;
-        base::file::replace(&about, &json)?;
-        let listener = base::socket::listen(&door)?;
-        let asked = wait(&mut standby, listener, &keeper).await;
-        asked.map(|asked| (standby, asked))
-    })?;
-    let Some((request, origin)) = asked else {
-        let _within = runtime.enter();
-        drop(standby);
-        return Ok(());
-    };
-    for path in [door, about] {
-        std::fs::remove_file(&path).attempt(|| format!("remove {}", path.display()))?;
+        let about = serde_json::to_vec(&about).context(Kind::Bug, || "describe a machine".into())?;
+        let files = [DOOR, ABOUT].map(|name| self.dir.path().join(name));
+        let listener = base::socket::listen(&files[0])?;
+        base::file::replace(&files[1], &about)?;
+        let asked = self.runtime.block_on(wait(&mut self.standby, listener, keeper))?;
+        if asked.is_some() {
+            for path in &files {
+                std::fs::remove_file(path).attempt(|| format!("remove {}", path.display()))?;
+            }
+        }
+        Ok(asked)
     }
-    let lease = request.lease.try_clone().attempt(|| "duplicate the lease".into())?;
-    let told = UnixStream::from(request.lease.try_clone().attempt(|| "duplicate the lease".into())?);
-    let waiting = Waiting {
-        plan,
-        standby,
-        share,
-        claim,
-    };
-    let within = runtime.enter();
-    let adopted = waiting.adopt(dir, &request, keeper);
-    drop((within, request));
-    let lived = adopted.and_then(|life| life.lead(runtime, lease.into(), origin));
-    if let Err(e) = &lived {
-        report(&told, e);
+
+    /// Moves everything to where a monitor of the caller would have made it, and is that monitor. Errors: nothing of it is left.
+    fn lead(self, asked: Asked, keeper: UnixStream) -> Result<()> {
+        let Made {
+            standby,
+            mut plan,
+            share,
+            mut dir,
+            claim,
+            runtime,
+            ..
+        } = self;
+        let _first = &runtime;
+        let words = &asked.request.words;
+        let lifted = share.lift()?;
+        see_as(&asked.request)?;
+        words.log().start("monitor")?;
+        dir.rename(&words.root.join(&words.id))?;
+        let share = lifted.settle(dir.path())?;
+        let bundle = Bundle::open(&words.bundle)?;
+        plan.deadline = bundle.overrides()?.create_timeout.unwrap_or(plan.deadline);
+        let company = Company {
+            processes: standby.processes(),
+            asked_from: Some(words.groups.clone()),
+        };
+        let group = group(&bundle, &words.id, words.systemd_cgroup, dir.path(), &company)?;
+        for process in company.processes.iter().chain([&own()?]) {
+            let path = format!("/proc/{process}/oom_score_adj");
+            std::fs::write(&path, words.oom_score.trim()).attempt(|| format!("write {path}"))?;
+        }
+        plan.network = Some(match Place::of(bundle.spec())? {
+            place @ Place::Prepared(_) => {
+                drop(claim);
+                place.enter()?
+            }
+            place => claim.reuse(place),
+        });
+        let life = Life {
+            id: words.id.clone(),
+            dir,
+            group,
+            share,
+            plan,
+            standby: Some(standby),
+            later: Some(Later::Keeper(keeper)),
+        };
+        let lease = asked.request.lease.try_clone().attempt(|| "duplicate the lease".into())?;
+        let since = asked.since;
+        drop(asked);
+        life.lead(runtime, lease.into(), since)
     }
-    lived
+}
+
+fn own() -> Result<i32> {
+    i32::try_from(std::process::id()).context(Kind::Bug, || "read a pid".into())
 }
 
 /// Does `work` to each thread of a process.
@@ -120,12 +210,12 @@ fn each_thread(process: i32, work: impl Fn(i32) -> std::io::Result<()>) -> Resul
     Ok(())
 }
 
-/// `None` when nobody needs it any more. Errors: it has ended by itself.
+/// See [`Made::wait`].
 async fn wait(
     standby: &mut Standby,
     listener: UnixListener,
     keeper: &UnixStream,
-) -> Result<Option<(Request, Instant)>> {
+) -> Result<Option<Asked>> {
     let mut terminate = signal(SignalKind::terminate()).attempt(|| "watch for SIGTERM".into())?;
     let mut interrupt = signal(SignalKind::interrupt()).attempt(|| "watch for SIGINT".into())?;
     let mut hangup = signal(SignalKind::hangup()).attempt(|| "watch for SIGHUP".into())?;
@@ -144,10 +234,14 @@ async fn wait(
     loop {
         tokio::select! {
             arrived = listener.accept() => {
-                let origin = Instant::now();
+                let since = Instant::now();
                 let (visitor, _) = arrived.attempt(|| "take a call".into())?;
                 match hear(visitor) {
-                    Ok(request) => return Ok(Some((request, origin))),
+                    Ok(request) => {
+                        // It wakes up while we move.
+                        standby.rouse().await?;
+                        return Ok(Some(Asked { request, since }));
+                    }
                     // It was killed, or only wanted to see whether we are here.
                     Err(_) => continue,
                 }
@@ -170,61 +264,6 @@ fn hear(visitor: tokio::net::UnixStream) -> Result<Request> {
     visitor.set_nonblocking(false).attempt(what)?;
     visitor.set_read_timeout(Some(SPEAKING)).attempt(what)?;
     Request::receive(&visitor)
-}
-
-/// Between the keeper and a sandbox.
-struct Waiting {
-    plan: Blueprint,
-    standby: Standby,
-    share: Share,
-    claim: Claim,
-}
-
-impl Waiting {
-    /// Moves everything to where a monitor of the caller would have made it. Errors: nothing of it is left.
-    fn adopt(self, mut dir: OwnedDir, request: &Request, keeper: UnixStream) -> Result<Life> {
-        let Waiting {
-            mut plan,
-            standby,
-            share,
-            claim,
-        } = self;
-        let words = &request.words;
-        let lifted = share.lift()?;
-        see_as(request)?;
-        words.log().start("monitor")?;
-        dir.rename(&words.root.join(&words.id))?;
-        let share = lifted.settle(dir.path())?;
-        let bundle = Bundle::open(&words.bundle)?;
-        plan.deadline = bundle.overrides()?.create_timeout.unwrap_or(plan.deadline);
-        let company = Company {
-            processes: standby.processes(),
-            asked_from: Some(words.groups.clone()),
-        };
-        let group = group(&bundle, &words.id, words.systemd_cgroup, dir.path(), &company)?;
-        let own = ["self".to_owned()];
-        let others = standby.processes().into_iter().map(|process| process.to_string());
-        for process in others.chain(own) {
-            let path = format!("/proc/{process}/oom_score_adj");
-            std::fs::write(&path, words.oom_score.trim()).attempt(|| format!("write {path}"))?;
-        }
-        plan.network = Some(match Place::of(bundle.spec())? {
-            place @ Place::Prepared(_) => {
-                drop(claim);
-                place.enter()?
-            }
-            place => claim.reuse(place),
-        });
-        Ok(Life {
-            id: words.id.clone(),
-            dir,
-            group,
-            share,
-            plan,
-            standby: Some(standby),
-            later: Some(Later::Keeper(keeper)),
-        })
-    }
 }
 
 /// Moves to a mount namespace that begins as the caller's.
