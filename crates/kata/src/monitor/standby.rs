@@ -148,7 +148,6 @@ impl Made {
             runtime,
             ..
         } = self;
-        let _first = &runtime;
         let words = &asked.request.words;
         let lifted = share.lift()?;
         see_as(&asked.request)?;
