@@ -137,7 +137,10 @@ pub fn compare(setting: &Setting) -> Section {
             if pool.is_some() {
                 let bundle = bundle(world, "start", "echo first", true);
                 let mut command = world.runtime();
-                command.args(["run", "--bundle"]).arg(&bundle.path).arg(world.id("start"));
+                command
+                    .args(["run", "--bundle"])
+                    .arg(&bundle.path)
+                    .arg(world.id("start"));
                 command.env("KATA_STANDBY_DIR", Pool::dir(world));
                 let begin = Instant::now();
                 let (first, whole) = first_and_end(spawn(&mut command), begin);

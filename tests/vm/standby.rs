@@ -126,7 +126,10 @@ impl<'w> Pool<'w> {
 
     fn create(&self, name: &str, bundle: &Bundle) {
         let mut command = self.runtime();
-        command.args(["create", "--bundle"]).arg(&bundle.path).arg(self.0.id(name));
+        command
+            .args(["create", "--bundle"])
+            .arg(&bundle.path)
+            .arg(self.0.id(name));
         command::run(&mut command, b"").exits(0);
     }
 
@@ -177,6 +180,13 @@ fn output(child: &mut Child) -> String {
     text
 }
 
+/// Waits until they are gone; one that nobody has reaped yet is.
+#[track_caller]
+fn ended(processes: &[i32]) {
+    let lives = |pid: &i32| fs::exists(format!("/proc/{pid}/exe")).unwrap_or(true);
+    command::until("its processes have ended", || !processes.iter().any(lives));
+}
+
 fn strike(pid: i32) {
     // It may have ended by itself.
     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
@@ -205,13 +215,19 @@ fn taken(w: &World) {
 
 fn whole(w: &World) {
     let pool = Pool::start(w, 1);
-    let mut bundle = w.bundle("c", "cat; cat /volume/in; echo err >&2; echo out > /volume/out; exit 42");
+    let mut bundle = w.bundle(
+        "c",
+        "cat; cat /volume/in; echo err >&2; echo out > /volume/out; exit 42",
+    );
     let volume = w.dir().join("volume");
     fs::create_dir(&volume).expect("create");
     fs::write(volume.join("in"), "of the host\n").expect("write");
     bundle.mount("/volume", "bind", &volume.to_string_lossy(), &["rbind", "rw"]);
     let mut command = pool.runtime();
-    command.args(["run", "--keep", "--bundle"]).arg(&bundle.path).arg(w.id("c"));
+    command
+        .args(["run", "--keep", "--bundle"])
+        .arg(&bundle.path)
+        .arg(w.id("c"));
     let outcome = command::run(&mut command, b"of the client\n");
     outcome.exits(42);
     assert_eq!(outcome.text(), "of the client\nof the host");
@@ -220,14 +236,27 @@ fn whole(w: &World) {
     assert!(waited(w, "c"));
     delete(w, "c");
     pool.full(1);
-    pool.create("d", &w.bundle("d", "trap 'exit 7' TERM; touch /ready; while :; do sleep 0.05; done"));
+    pool.create(
+        "d",
+        &w.bundle("d", "trap 'exit 7' TERM; touch /ready; while :; do sleep 0.05; done"),
+    );
     assert!(waited(w, "d"));
     w.oci(&["start", &w.id("d")]).exits(0);
     let ready = w.dir().join("bundle-d/rootfs/ready");
     command::until("it runs", || ready.exists());
-    let exec = w.oci(&["exec", &w.id("d"), "sh", "-c", "echo $((6 * 7)); hostname; ls -d /rehearsal /program"]);
+    let exec = w.oci(&[
+        "exec",
+        &w.id("d"),
+        "sh",
+        "-c",
+        "echo $((6 * 7)); hostname; ls -d /rehearsal /program",
+    ]);
     assert!(exec.text().starts_with("42\n"), "{}", exec.text());
-    assert!(!exec.text().contains("rehearsal") && !exec.text().contains("program"), "{}", exec.text());
+    assert!(
+        !exec.text().contains("rehearsal") && !exec.text().contains("program"),
+        "{}",
+        exec.text()
+    );
     let cgroups = w.oci(&["exec", &w.id("d"), "cat", "/proc/self/cgroup"]).text();
     assert!(!cgroups.contains("rehearsal"), "{cgroups}");
     w.oci(&["kill", &w.id("d"), "TERM"]).exits(0);
@@ -246,14 +275,19 @@ fn fresh(w: &World) {
     for name in &names {
         let mut command = pool.runtime();
         let bundle = w.bundle(name, script);
-        command.args(["run", "--keep", "--bundle"]).arg(&bundle.path).arg(w.id(name));
+        command
+            .args(["run", "--keep", "--bundle"])
+            .arg(&bundle.path)
+            .arg(w.id(name));
         let text = command::run(&mut command, b"").exits(0).text();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 4, "{text}");
         for (seen, line) in seen.iter_mut().zip(&lines) {
             seen.insert((*line).to_owned());
         }
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .expect("after 1970");
         let told: u64 = lines[3].parse().expect("seconds");
         assert!(now.as_secs().abs_diff(told) <= 2, "{told} is not now");
         assert!(waited(w, name));
@@ -268,7 +302,10 @@ fn exhausted(w: &World) {
     let pool = Pool::start(w, 2);
     let names: Vec<String> = (0..5).map(|n| format!("c{n}")).collect();
     let script = "echo here; while [ ! -e /go ]; do sleep 0.05; done";
-    let mut children: Vec<Child> = names.iter().map(|name| pool.run(name, &w.bundle(name, script))).collect();
+    let mut children: Vec<Child> = names
+        .iter()
+        .map(|name| pool.run(name, &w.bundle(name, script)))
+        .collect();
     for name in &names {
         command::until(&format!("{name} is up"), || {
             let state = fs::read_to_string(w.sandbox(name).join("state.json")).unwrap_or_default();
@@ -328,10 +365,15 @@ fn mounts(w: &World) {
         place = place.display()
     );
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-ec", &script, "sh"]).current_dir(w.dir());
+    command
+        .args(["--mount", "sh", "-ec", &script, "sh"])
+        .current_dir(w.dir());
     command.arg(runtime.get_program()).args(runtime.get_args());
     command.envs(runtime.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    command.args(["run", "--keep", "--bundle"]).arg(&bundle.path).arg(w.id("c"));
+    command
+        .args(["run", "--keep", "--bundle"])
+        .arg(&bundle.path)
+        .arg(w.id("c"));
     let outcome = command::run(&mut command, b"");
     assert_eq!(outcome.exits(0).text(), "hidden\nwritten");
     assert!(waited(w, "c"));
@@ -353,7 +395,10 @@ fn network(w: &World) {
     }
     bundle.write();
     let mut command = pool.runtime();
-    command.args(["run", "--keep", "--bundle"]).arg(&bundle.path).arg(w.id("c"));
+    command
+        .args(["run", "--keep", "--bundle"])
+        .arg(&bundle.path)
+        .arg(w.id("c"));
     let text = command::run(&mut command, b"").exits(0).text();
     assert!(text.contains("eth0") && text.contains("inet 10.77.0.2/24"), "{text}");
     assert!(text.ends_with('1') && !text.contains("kata"), "{text}");
@@ -443,9 +488,7 @@ fn killed_together(w: &World) {
     let keeper = pool.keeper();
     strike(processes[0]);
     strike(keeper);
-    command::until("all have ended", || {
-        processes.iter().all(|pid| !fs::exists(format!("/proc/{pid}/exe")).unwrap_or(true))
-    });
+    ended(&processes);
     pool.create("c", &w.bundle("c", "true"));
     assert!(!waited(w, "c"));
     delete(w, "c");
@@ -464,9 +507,7 @@ fn killed_waiting(w: &World, at: usize) {
         let now = pool.ready();
         now.len() == 1 && now != first
     });
-    for pid in processes {
-        assert!(!fs::exists(format!("/proc/{pid}")).unwrap_or(true), "{pid} still lives");
-    }
+    ended(&processes);
     assert!(!pool.dir().join(&first[0]).exists());
 }
 
@@ -493,7 +534,9 @@ fn killed_taking(w: &World, role: &str) {
         }
         delete(w, "c");
         command::until("its processes have ended", || {
-            processes[1..].iter().all(|pid| !fs::exists(format!("/proc/{pid}/exe")).unwrap_or(true))
+            processes[1..]
+                .iter()
+                .all(|pid| !fs::exists(format!("/proc/{pid}/exe")).unwrap_or(true))
                 || pool.status()["machines"][0]["about"]["monitor"] == processes[0]
         });
         assert!(!w.sandbox("c").exists(), "{delay} ms");
@@ -512,7 +555,9 @@ fn podman(w: &World) -> Verdict {
         "#!/bin/sh\nexec env {guest} KATA_STANDBY_DIR={} KATA_TEMPLATE_DIR={} {} runtime \"$@\"\n",
         pool.dir().display(),
         templates(w).display(),
-        fs::canonicalize(world::binaries().join("kata")).expect("kata is built").display()
+        fs::canonicalize(world::binaries().join("kata"))
+            .expect("kata is built")
+            .display()
     );
     fs::remove_file(&link).expect("remove");
     fs::write(&link, script).expect("write");

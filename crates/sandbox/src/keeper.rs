@@ -119,7 +119,10 @@ impl Running {
         let begin = Instant::now();
         let network = plan.network.as_ref().map(net::Network::attach).transpose()?;
         spans.end("network", begin);
-        let nics = network.as_ref().map(|network| network::specs(network.nics())).unwrap_or_default();
+        let nics = network
+            .as_ref()
+            .map(|network| network::specs(network.nics()))
+            .unwrap_or_default();
         let (running, guest) = Running::bring_up(plan, size, &nics, dir, share, spans).await?;
         let line = match network {
             Some(network) => Some(Line::connect(network, resolver, guest.clone(), spans).await?),

@@ -13,8 +13,6 @@ use base::{Context, Result};
 use oci::Bundle;
 use serde_json::json;
 
-/// Its id in the guest.
-pub const ID: &str = "rehearsal";
 /// What it prints.
 pub const LINE: &[u8] = b"ready\n";
 /// In its root: the program, and what the program names as its interpreter, as programs with shared libraries do.
@@ -105,12 +103,7 @@ fn program(file: &str, interpreter: Option<&str>) -> Vec<u8> {
     code.call(libc::SYS_prlimit64, &[n(0), n(7), n(0), room]);
     code.call(libc::SYS_rt_sigaction, &[n(2), n(0), room, n(8)]);
     code.call(libc::SYS_rt_sigprocmask, &[n(0), n(0), room, n(8)]);
-    for call in [
-        libc::SYS_getuid,
-        libc::SYS_geteuid,
-        libc::SYS_getppid,
-        libc::SYS_gettid,
-    ] {
+    for call in [libc::SYS_getuid, libc::SYS_geteuid, libc::SYS_getppid, libc::SYS_gettid] {
         code.call(call, &[]);
     }
     code.call(libc::SYS_uname, &[room]);
@@ -120,12 +113,7 @@ fn program(file: &str, interpreter: Option<&str>) -> Vec<u8> {
     code.call(libc::SYS_openat, &[here, Word::Bytes(b"/\0"), n(0o200_000), n(0)]);
     code.call(libc::SYS_getdents64, &[n(3), room, n(1024)]);
     code.call(libc::SYS_close, &[n(3)]);
-    code.call(libc::SYS_openat, &[
-        here,
-        Word::Bytes(b"/proc/self/stat\0"),
-        n(0),
-        n(0),
-    ]);
+    code.call(libc::SYS_openat, &[here, Word::Bytes(b"/proc/self/stat\0"), n(0), n(0)]);
     code.call(libc::SYS_read, &[n(3), room, n(1024)]);
     code.call(libc::SYS_close, &[n(3)]);
     code.call(libc::SYS_ioctl, &[n(1), n(0x5401), room]);
@@ -139,11 +127,14 @@ fn program(file: &str, interpreter: Option<&str>) -> Vec<u8> {
     code.call(libc::SYS_wait4, &[n(-1), n(0), n(0), n(0)]);
     code.call(libc::SYS_read, &[n(0), room, n(1)]);
     code.call(libc::SYS_write, &[n(2), Word::Bytes(LINE), n(0)]);
-    code.call(libc::SYS_write, &[
-        n(1),
-        Word::Bytes(LINE),
-        n(i64::try_from(LINE.len()).unwrap_or_default()),
-    ]);
+    code.call(
+        libc::SYS_write,
+        &[
+            n(1),
+            Word::Bytes(LINE),
+            n(i64::try_from(LINE.len()).unwrap_or_default()),
+        ],
+    );
     code.call(libc::SYS_exit_group, &[n(0)]);
     image(&code.finish(), interpreter)
 }
@@ -173,7 +164,14 @@ impl Code {
 
     fn call(&mut self, number: libc::c_long, words: &[Word<'_>]) {
         // mov REG, imm64 | lea REG, [rip + …] | mov REG, rsp: for rdi, rsi, rdx, r10, r8, r9
-        const MOVE: [[u8; 2]; 6] = [[0x48, 0xbf], [0x48, 0xbe], [0x48, 0xba], [0x49, 0xba], [0x49, 0xb8], [0x49, 0xb9]];
+        const MOVE: [[u8; 2]; 6] = [
+            [0x48, 0xbf],
+            [0x48, 0xbe],
+            [0x48, 0xba],
+            [0x49, 0xba],
+            [0x49, 0xb8],
+            [0x49, 0xb9],
+        ];
         const ADDRESS: [[u8; 3]; 6] = [
             [0x48, 0x8d, 0x3d],
             [0x48, 0x8d, 0x35],

@@ -62,7 +62,10 @@ impl Standby {
 
     /// The life of a container, as the runtime and the shim would have it.
     async fn rehearse(&self, dir: &Path, share: &Share) -> Result<()> {
-        let bundle_dir = dir.join(rehearsal::ID);
+        // The guest remembers names: no container has this one.
+        let id = format!("rehearsal-{}", dir.file_name().unwrap_or_default().to_string_lossy());
+        let id = id.as_str();
+        let bundle_dir = dir.join(id);
         let bundle = rehearsal::write(&bundle_dir)?;
         let stdio = Stdio {
             stdin: true,
@@ -70,16 +73,17 @@ impl Standby {
             stderr: true,
             ..Stdio::default()
         };
-        let id = rehearsal::ID;
         // An interface, and none again: no container sees those that are not used.
         for nic in self.spare.nics().into_iter().take(1) {
             self.guest.configure_network(&rehearsal::network(nic.mac)).await?;
         }
-        self.guest.configure_network(&ConfigureNetworkRequest::default()).await?;
+        self.guest
+            .configure_network(&ConfigureNetworkRequest::default())
+            .await?;
         let (placed, attachments) = share.place(id, &bundle, &[])?;
         self.guest.create(id, bundle.json(), attachments, stdio).await?;
-        let mut input = self.stream(0).await?;
-        let (mut output, mut errors) = (self.stream(1).await?, self.stream(2).await?);
+        let mut input = self.stream(id, 0).await?;
+        let (mut output, mut errors) = (self.stream(id, 1).await?, self.stream(id, 2).await?);
         self.guest.start(id).await?;
         input.shutdown().await.attempt(|| "end the input".into())?;
         let (mut said, mut complaints) = (Vec::new(), Vec::new());
@@ -99,11 +103,11 @@ impl Standby {
         base::file::remove_tree(&bundle_dir)
     }
 
-    async fn stream(&self, fd: u8) -> Result<UnixStream> {
+    async fn stream(&self, id: &str, fd: u8) -> Result<UnixStream> {
         let what = || format!("open stream {fd} of the rehearsal");
         let mut stream = self.running.machine().dial(api::port::STDIO).await?;
         let hello = Hello {
-            id: rehearsal::ID.to_owned(),
+            id: id.to_owned(),
             exec_id: String::new(),
             fd,
         };

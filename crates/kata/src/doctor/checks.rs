@@ -64,7 +64,10 @@ fn standby(pool: &Pool) -> Result<Option<Finding>> {
     let ready = names.iter().filter(|name| pool.about(name).is_some()).count();
     Ok(match pool.keeper()? {
         Some(keeper) => {
-            let found = format!("{ready} of {} machines wait, kept by process {}", keeper.count, keeper.pid);
+            let found = format!(
+                "{ready} of {} machines wait, kept by process {}",
+                keeper.count, keeper.pid
+            );
             Some(Finding::new("standby", State::Ok, found))
         }
         None if names.is_empty() => None,

@@ -55,7 +55,9 @@ impl Arguments {
                 b"--lease-fd" => arguments.lease = text().parse().attempt(|| format!("read argument {word:?}"))?,
                 b"--standby" => arguments.standby = Some(path()),
                 b"--vcpus" => arguments.vcpus = Some(text().parse().attempt(|| format!("read argument {word:?}"))?),
-                b"--memory" => arguments.memory_mib = Some(text().parse().attempt(|| format!("read argument {word:?}"))?),
+                b"--memory" => {
+                    arguments.memory_mib = Some(text().parse().attempt(|| format!("read argument {word:?}"))?)
+                }
                 b"--systemd-cgroup" => arguments.systemd_cgroup = text() == "true",
                 b"--log" => arguments.log.file = Some(path()),
                 b"--log-format" => arguments.log.json = text() == "json",

@@ -179,9 +179,7 @@ fn group(bundle: &Bundle, id: &str, systemd: bool, dir: &Path, company: &Company
             Ok(None)
         }
         // Its kind is not that of the container: "exists" and "not found" mean something to engines.
-        other => other
-            .map(Some)
-            .context(Kind::Io, || format!("control group of {id}")),
+        other => other.map(Some).context(Kind::Io, || format!("control group of {id}")),
     }
 }
 
@@ -194,12 +192,7 @@ enum End {
     Told,
 }
 
-async fn serve(
-    sandbox: &Arc<Sandbox>,
-    door: &Door,
-    mut lease: UnixStream,
-    mut later: Option<Later>,
-) -> Result<End> {
+async fn serve(sandbox: &Arc<Sandbox>, door: &Door, mut lease: UnixStream, mut later: Option<Later>) -> Result<End> {
     let mut terminate = signal(SignalKind::terminate()).attempt(|| "watch for SIGTERM".into())?;
     let mut interrupt = signal(SignalKind::interrupt()).attempt(|| "watch for SIGINT".into())?;
     let mut hangup = signal(SignalKind::hangup()).attempt(|| "watch for SIGHUP".into())?;

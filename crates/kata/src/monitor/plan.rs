@@ -66,9 +66,7 @@ pub fn key_of(bundle: &Bundle) -> Result<Option<String>> {
         return Ok(None);
     }
     let size = plan.size(bundle.resources());
-    template_of(&plan, size)?
-        .map(|template| key(&template))
-        .transpose()
+    template_of(&plan, size)?.map(|template| key(&template)).transpose()
 }
 
 /// The plan of a machine that is to wait, made of the defaults, and its key. Errors: `NotFound` without a template.

@@ -181,7 +181,11 @@ impl Made {
             standby: Some(standby),
             later: Some(Later::Keeper(keeper)),
         };
-        let lease = asked.request.lease.try_clone().attempt(|| "duplicate the lease".into())?;
+        let lease = asked
+            .request
+            .lease
+            .try_clone()
+            .attempt(|| "duplicate the lease".into())?;
         let since = asked.since;
         drop(asked);
         life.lead(runtime, lease.into(), since)
@@ -210,11 +214,7 @@ fn each_thread(process: i32, work: impl Fn(i32) -> std::io::Result<()>) -> Resul
 }
 
 /// See [`Made::wait`].
-async fn wait(
-    standby: &mut Standby,
-    listener: UnixListener,
-    keeper: &UnixStream,
-) -> Result<Option<Asked>> {
+async fn wait(standby: &mut Standby, listener: UnixListener, keeper: &UnixStream) -> Result<Option<Asked>> {
     let mut terminate = signal(SignalKind::terminate()).attempt(|| "watch for SIGTERM".into())?;
     let mut interrupt = signal(SignalKind::interrupt()).attempt(|| "watch for SIGINT".into())?;
     let mut hangup = signal(SignalKind::hangup()).attempt(|| "watch for SIGHUP".into())?;

@@ -61,7 +61,10 @@ impl Lease {
     fn give_up(&mut self) -> Result<()> {
         let _ = self.socket.shutdown(Shutdown::Both);
         if !self.monitor.wait(Some(UNDOING))? {
-            log::error!("the monitor, process {}, does not end: it is killed", self.monitor.pid());
+            log::error!(
+                "the monitor, process {}, does not end: it is killed",
+                self.monitor.pid()
+            );
             self.monitor.kill()?;
         }
         if let Some(child) = &mut self.child {

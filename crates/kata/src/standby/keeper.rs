@@ -50,7 +50,11 @@ pub fn keep(pool: &Pool, wanted: &Start, ready: i32) -> Result<()> {
         base::log::start("standby", Some(&log), Format::Text, LevelFilter::Warn)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.attempt(|| "start the runtime".into())?;
-        let mut keeper = Keeper::new(pool, wanted, Some(starter.try_clone().attempt(|| "duplicate a socket".into())?));
+        let mut keeper = Keeper::new(
+            pool,
+            wanted,
+            Some(starter.try_clone().attempt(|| "duplicate a socket".into())?),
+        );
         let kept = runtime.block_on(keeper.serve());
         // Their tasks end, and with these the leases.
         drop(runtime);
@@ -195,7 +199,8 @@ impl<'a> Keeper<'a> {
                 kept.ready = true;
                 self.failures = 0;
                 self.next = Instant::now();
-                let all = self.kept.len() >= usize::from(self.wanted.count) && self.kept.values().all(|kept| kept.ready);
+                let all =
+                    self.kept.len() >= usize::from(self.wanted.count) && self.kept.values().all(|kept| kept.ready);
                 if all && let Some(mut starter) = self.starter.take() {
                     // It may have gone.
                     let _ = starter.write_all(b"ready\n");
@@ -226,10 +231,16 @@ impl<'a> Keeper<'a> {
         if self.starter.is_some() {
             return Err(Error::new(error.kind(), "make a machine that waits").because(error.chain()));
         }
-        let wait = FIRST_RETRY.saturating_mul(1 << self.failures.min(16)).min(LONGEST_RETRY);
+        let wait = FIRST_RETRY
+            .saturating_mul(1 << self.failures.min(16))
+            .min(LONGEST_RETRY);
         self.failures += 1;
         self.next = Instant::now() + wait;
-        log::warn!("make a machine that waits: {}; again in {} s", error.chain(), wait.as_secs());
+        log::warn!(
+            "make a machine that waits: {}; again in {} s",
+            error.chain(),
+            wait.as_secs()
+        );
         Ok(())
     }
 

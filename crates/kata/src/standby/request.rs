@@ -81,8 +81,8 @@ impl Request {
         let (length, descriptors) = {
             let mut buffers = [IoSliceMut::new(&mut first)];
             let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-            let message =
-                recvmsg::<UnixAddr>(door.as_raw_fd(), &mut buffers, Some(&mut space), flags).context(Kind::Gone, what)?;
+            let message = recvmsg::<UnixAddr>(door.as_raw_fd(), &mut buffers, Some(&mut space), flags)
+                .context(Kind::Gone, what)?;
             let mut descriptors = Vec::new();
             for control in message.cmsgs().context(Kind::Invalid, what)? {
                 if let ControlMessageOwned::ScmRights(numbers) = control {

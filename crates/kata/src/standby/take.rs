@@ -102,7 +102,9 @@ fn try_one(pool: &Pool, name: &str, globals: &Globals, id: &str, bundle: &Bundle
             if !monitor.wait(Some(PATIENCE))? {
                 monitor.kill()?;
             }
-            let why = refused.map(|why| why.chain()).or_else(|| read.err().map(|e| e.to_string()));
+            let why = refused
+                .map(|why| why.chain())
+                .or_else(|| read.err().map(|e| e.to_string()));
             Err(Error::new(Kind::Gone, what()).because(why.unwrap_or_else(|| format!("it says {line:?}"))))
         }
     }
