@@ -56,7 +56,7 @@ impl Arguments {
                 b"--standby" => arguments.standby = Some(path()),
                 b"--vcpus" => arguments.vcpus = Some(text().parse().attempt(|| format!("read argument {word:?}"))?),
                 b"--memory" => {
-                    arguments.memory_mib = Some(text().parse().attempt(|| format!("read argument {word:?}"))?)
+                    arguments.memory_mib = Some(text().parse().attempt(|| format!("read argument {word:?}"))?);
                 }
                 b"--systemd-cgroup" => arguments.systemd_cgroup = text() == "true",
                 b"--log" => arguments.log.file = Some(path()),

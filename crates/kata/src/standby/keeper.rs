@@ -127,7 +127,7 @@ impl<'a> Keeper<'a> {
                 }
                 word = self.words.1.recv() => {
                     let Some((name, word)) = word else { return Ok(()) };
-                    self.hear(&name, word)?;
+                    self.hear(&name, word.as_deref())?;
                 }
                 _ = children.recv() => self.reap(),
                 () = sleep_until(look) => {
@@ -190,11 +190,11 @@ impl<'a> Keeper<'a> {
         Err(Error::new(Kind::Gone, what()).because(why))
     }
 
-    fn hear(&mut self, name: &str, word: Option<String>) -> Result<()> {
+    fn hear(&mut self, name: &str, word: Option<&str>) -> Result<()> {
         let Some(kept) = self.kept.get_mut(name) else {
             return Ok(());
         };
-        match word.as_deref() {
+        match word {
             Some("ready") => {
                 kept.ready = true;
                 self.failures = 0;

@@ -44,7 +44,7 @@ const ENDING: Duration = Duration::from_secs(60);
     name = "kata standby",
     disable_version_flag = true,
     after_help = "Directory: KATA_STANDBY_DIR (/run/kata-standby). A machine that waits serves a container that wants a machine of its
-size and nothing special; any other container starts as without. Each takes some 130 MiB of memory until it is taken."
+size and nothing special; any other container starts as without. Each takes some 150 MiB of memory until it is taken."
 )]
 struct Line {
     #[command(subcommand)]
