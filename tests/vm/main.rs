@@ -23,6 +23,7 @@ mod porcelain;
 mod process;
 mod scale;
 mod software;
+mod standby;
 mod stdio;
 mod systemd;
 mod template;
@@ -66,6 +67,7 @@ fn main() {
         template_crash::cases,
         scale::cases,
         software::cases,
+        standby::cases,
         kernel::cases,
     ];
     // A failed assertion is reported by the runner, not by the panic hook of its thread.

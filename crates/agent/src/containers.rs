@@ -41,7 +41,7 @@ impl Containers {
         }
     }
 
-    /// Does what can be done for the first one before it is known. Failing is no harm: it is done later then.
+    /// Does what can be done for the next one before it is known. Failing is no harm: it is done later then.
     pub fn prepare(&self) {
         if let Err(e) = self.nests.prepare() {
             log::warn!("prepare a container: {}", e.chain());

@@ -162,6 +162,9 @@ impl Agent for Service {
     async fn remove_container(&self, _: &TtrpcContext, request: RemoveContainerRequest) -> ttrpc::Result<Empty> {
         self.all(move |containers| containers.remove(&request.id, request.force))
             .await?;
+        // For the next one, when nobody waits for us.
+        let containers = Arc::clone(&self.containers);
+        spawn_blocking(move || containers.prepare());
         Ok(Empty::new())
     }
 

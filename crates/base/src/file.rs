@@ -76,6 +76,20 @@ impl OwnedDir {
         &self.path
     }
 
+    /// Moves it to `path`, where nothing may be; missing parents are created and stay. Errors: `Exists`; it is where it was.
+    pub fn rename(&mut self, path: &Path) -> Result<()> {
+        let what = || format!("move directory {} to {}", self.path.display(), path.display());
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).attempt(|| format!("create directory {}", parent.display()))?;
+        }
+        let flags = nix::fcntl::RenameFlags::RENAME_NOREPLACE;
+        let cwd = nix::fcntl::AT_FDCWD;
+        let moved = nix::fcntl::renameat2(cwd, &self.path, cwd, path, flags);
+        moved.map_err(std::io::Error::from).attempt(what)?;
+        path.clone_into(&mut self.path);
+        Ok(())
+    }
+
     /// Leaves the directory to another owner.
     pub fn keep(mut self) -> PathBuf {
         self.armed = false;
@@ -117,6 +131,15 @@ mod tests {
         assert_eq!(OwnedDir::create(&path).unwrap_err().kind(), crate::Kind::Exists);
         drop(dir);
         assert!(!path.exists());
+        let mut dir = OwnedDir::create(&path).unwrap();
+        let other = top.path().join("c/d");
+        fs::create_dir_all(&other).unwrap();
+        assert_eq!(dir.rename(&other).unwrap_err().kind(), crate::Kind::Exists);
+        fs::remove_dir(&other).unwrap();
+        dir.rename(&other).unwrap();
+        assert!(other.exists() && !path.exists());
+        drop(dir);
+        assert!(!other.exists());
         OwnedDir::create(&path).unwrap().keep();
         assert!(path.exists());
     }

@@ -116,7 +116,9 @@ impl Nests {
     /// twice.
     pub fn prepare(&self) -> Result<()> {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        *spare = Some(self.make(namespace::EARLY)?);
+        if spare.is_none() {
+            *spare = Some(self.make(namespace::EARLY)?);
+        }
         Ok(())
     }
 

@@ -43,15 +43,33 @@ pub struct Home {
 impl Home {
     /// Makes its directory.
     pub fn make(root: &Path, id: &str) -> Result<Home> {
+        Home::named(root, id, OwnedDir::create)
+    }
+
+    /// Takes a directory that has been made elsewhere, which moves.
+    pub fn adopt(root: &Path, id: &str, dir: OwnedDir) -> Result<Home> {
+        let mut moved = Some(dir);
+        Home::named(root, id, |path| {
+            let mut dir = moved.take().ok_or_else(|| Error::new(Kind::Bug, "a directory moves once"))?;
+            if let Err(e) = dir.rename(path) {
+                moved = Some(dir);
+                return Err(e);
+            }
+            Ok(dir)
+        })
+    }
+
+    /// At the first name that nobody has.
+    fn named(root: &Path, id: &str, mut have: impl FnMut(&Path) -> Result<OwnedDir>) -> Result<Home> {
         for number in 0..NAMES {
             let name = match number {
                 0 => format!("@{id}"),
                 number => format!("@{id}@{number}"),
             };
-            match OwnedDir::create(&root.join(name)) {
+            match have(&root.join(name)) {
                 Err(e) if e.kind() == Kind::Exists => {}
-                made => {
-                    let dir = made?;
+                had => {
+                    let dir = had?;
                     make_dir(&dir.path().join(CONTAINERS))?;
                     return Ok(Home { dir: dir.keep() });
                 }

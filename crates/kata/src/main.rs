@@ -14,6 +14,7 @@ mod pages;
 mod porcelain;
 mod runtime;
 mod shim;
+mod standby;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         "device" => device::main(rest),
         "shim" => shim::main(rest),
         "guest" => guest::main(rest),
+        "standby" => standby::main(rest),
         "doctor" => doctor::main(rest),
         "pages" => pages::main(rest),
         _ => porcelain::main(&args),

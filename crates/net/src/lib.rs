@@ -19,5 +19,5 @@ mod sys;
 mod tap;
 mod traffic;
 
-pub use network::{Network, Nic};
+pub use network::{Network, Nic, Spare};
 pub use place::{Claim, Place, answer};

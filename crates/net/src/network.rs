@@ -6,8 +6,9 @@
 //! the engine brings interfaces after the container was created. A device's own hardware address only names it; the guest gives
 //! it the address that the interface has.
 
+use std::fs::File;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use api::agent::ConfigureNetworkRequest;
@@ -22,7 +23,7 @@ use crate::traffic;
 
 /// Hardware addresses of devices begin so: administered locally, then "kata".
 const DEVICES: [u8; 5] = [2, b'k', b'a', b't', b'a'];
-/// Interfaces that may come after the machine was made.
+/// Devices of a machine that waits for its network: one interface, and one more that may come.
 const SPARE: usize = 2;
 /// More devices than this do not fit on the machine's bus beside the others.
 const MOST: usize = 16;
@@ -41,8 +42,8 @@ pub struct Nic {
 pub struct Network {
     socket: Socket,
     devices: Vec<Device>,
-    /// What the guest was told last; it begins with nothing.
-    told: ConfigureNetworkRequest,
+    /// What the guest was told last. One that has devices and was told nothing shows them all.
+    told: Option<ConfigureNetworkRequest>,
 }
 
 #[derive(Debug)]
@@ -53,17 +54,65 @@ struct Device {
     link: Option<u32>,
 }
 
+/// Devices of a machine that is made before its network is known. Their taps are in the namespace in which they were made.
+#[derive(Debug)]
+pub struct Spare {
+    socket: Socket,
+    devices: Vec<Device>,
+}
+
+impl Spare {
+    /// Makes them in the namespace of this thread: as many as most containers need.
+    pub fn make() -> Result<Spare> {
+        let mut socket = Socket::open()?;
+        let devices = make(&mut socket, SPARE)?;
+        Ok(Spare { socket, devices })
+    }
+
+    /// For the machine.
+    pub fn nics(&self) -> Vec<Nic> {
+        nics(&self.devices)
+    }
+}
+
 impl Network {
+    /// As [`Network::attach`], with the devices of a machine that runs already. Errors: `Unsupported` when they do not suffice.
+    pub fn adopt(place: &Place, spare: Spare) -> Result<Network> {
+        let Spare {
+            socket: mut from,
+            mut devices,
+        } = spare;
+        let mut socket = Socket::open()?;
+        let scan = Scan::take(&mut socket)?;
+        if scan.links.len() + place.expected() > devices.len() {
+            let what = format!(
+                "the namespace has {} network interfaces, the machine that waits {} devices",
+                scan.links.len(),
+                devices.len()
+            );
+            return Err(Error::new(Kind::Unsupported, what));
+        }
+        if let Place::Prepared(path) = place {
+            let to = File::open(path).attempt(|| format!("open {}", path.display()))?;
+            for device in &mut devices {
+                device.tap.bring(&mut from, to.as_fd(), &mut socket)?;
+            }
+        }
+        let mut network = Network {
+            socket,
+            devices,
+            // It has been told so while it was made.
+            told: Some(ConfigureNetworkRequest::default()),
+        };
+        network.tie(&scan)?;
+        Ok(network)
+    }
+
     /// Ties the interfaces of the namespace that this thread has entered, and claimed, as `place`.
     pub fn attach(place: &Place) -> Result<Network> {
         let mut socket = Socket::open()?;
         let scan = Scan::take(&mut socket)?;
-        let spare = match place {
-            Place::Fresh => SPARE,
-            Place::Prepared(_) => 1,
-            Place::Empty => 0,
-        };
-        let count = scan.links.len() + spare;
+        let count = scan.links.len() + place.expected();
         if count > MOST {
             let what = format!(
                 "a machine takes {MOST} network interfaces, the namespace has {}",
@@ -71,30 +120,19 @@ impl Network {
             );
             return Err(Error::new(Kind::Unsupported, what));
         }
+        let devices = make(&mut socket, count)?;
         let mut network = Network {
             socket,
-            devices: Vec::new(),
-            told: ConfigureNetworkRequest::default(),
+            told: devices.is_empty().then(ConfigureNetworkRequest::default),
+            devices,
         };
-        for number in (0..=u8::MAX).take(count) {
-            let [a, b, c, d, e] = DEVICES;
-            network.devices.push(Device {
-                mac: [a, b, c, d, e, number],
-                tap: Tap::make(&mut network.socket)?,
-                link: None,
-            });
-        }
         network.tie(&scan)?;
         Ok(network)
     }
 
     /// For the machine.
     pub fn nics(&self) -> Vec<Nic> {
-        let nics = self.devices.iter().map(|device| Nic {
-            mac: device.mac,
-            tap: Arc::clone(&device.tap.descriptor),
-        });
-        nics.collect()
+        nics(&self.devices)
     }
 
     /// Looks again, and ties what has come. What the guest is to be told, if that has changed; call [`Network::told`] then.
@@ -109,12 +147,12 @@ impl Network {
         };
         let mut request = plan::request(&scan, &outlet);
         request.resolver = resolver.map(plan::bytes).unwrap_or_default();
-        Ok((request != self.told).then_some(request))
+        Ok((Some(&request) != self.told.as_ref()).then_some(request))
     }
 
     /// The guest has been told.
     pub fn told(&mut self, request: ConfigureNetworkRequest) {
-        self.told = request;
+        self.told = Some(request);
     }
 
     fn tie(&mut self, scan: &Scan) -> Result<()> {
@@ -142,6 +180,26 @@ impl Network {
         }
         Ok(())
     }
+}
+
+fn make(socket: &mut Socket, count: usize) -> Result<Vec<Device>> {
+    let [a, b, c, d, e] = DEVICES;
+    let devices = (0..=u8::MAX).take(count).map(|number| {
+        Ok(Device {
+            mac: [a, b, c, d, e, number],
+            tap: Tap::make(socket)?,
+            link: None,
+        })
+    });
+    devices.collect()
+}
+
+fn nics(devices: &[Device]) -> Vec<Nic> {
+    let nics = devices.iter().map(|device| Nic {
+        mac: device.mac,
+        tap: Arc::clone(&device.tap.descriptor),
+    });
+    nics.collect()
 }
 
 impl Device {

@@ -61,6 +61,15 @@ impl Place {
         }
     }
 
+    /// How many interfaces may come after the machine was made.
+    pub fn expected(&self) -> usize {
+        match self {
+            Place::Fresh => 2,
+            Place::Prepared(_) => 1,
+            Place::Empty => 0,
+        }
+    }
+
     /// Moves this thread there, and what it starts from now on. Errors: `State` when another machine is there.
     pub fn enter(&self) -> Result<Claim> {
         match self {

@@ -3,7 +3,7 @@
 //! Tap interfaces: the machine's end of each network device. One goes with the last descriptor of it.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use base::{Context, Result};
@@ -30,15 +30,35 @@ impl Tap {
     pub fn make(socket: &mut Socket) -> Result<Tap> {
         let what = || format!("make a tap interface with {DEVICE}");
         let tun = File::options().read(true).write(true).open(DEVICE).attempt(what)?;
-        let name = sys::make_tap(&tun, &format!("{PREFIX}%d")).attempt(what)?;
-        let index = if_nametoindex(name.as_str()).attempt(what)?;
+        sys::make_tap(&tun, &pattern()).attempt(what)?;
+        let mut tap = Tap {
+            index: 0,
+            descriptor: Arc::new(tun.into()),
+        };
+        tap.found(socket)?;
+        Ok(tap)
+    }
+
+    /// Takes it from the namespace of the socket `from` to that of this thread, which is `to` and that of the socket `there`. Whoever
+    /// has its descriptor keeps it.
+    pub fn bring(&mut self, from: &mut Socket, to: BorrowedFd<'_>, there: &mut Socket) -> Result<()> {
+        let moved = Link::move_to(from, self.index, to, &pattern());
+        moved.attempt(|| "move a tap interface to the container's network namespace".into())?;
+        self.found(there)
+    }
+
+    fn found(&mut self, socket: &mut Socket) -> Result<()> {
+        let what = || "find a tap interface".to_owned();
+        let name = sys::tap_name(self.descriptor.as_fd()).attempt(what)?;
+        self.index = if_nametoindex(name.as_str()).attempt(what)?;
         // The guest speaks on it, not this kernel.
-        if let Err(e) = Link::without_own_address(socket, index) {
+        if let Err(e) = Link::without_own_address(socket, self.index) {
             log::debug!("keep {name} without an IPv6 address: {e}");
         }
-        Ok(Tap {
-            index,
-            descriptor: Arc::new(tun.into()),
-        })
+        Ok(())
     }
+}
+
+fn pattern() -> String {
+    format!("{PREFIX}%d")
 }

@@ -3,6 +3,7 @@
 //! Interfaces.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::message::{u16_at, u32_at};
 use crate::{Attributes, Mac, Message, Socket};
@@ -79,6 +80,15 @@ impl Link {
     pub fn rename(socket: &mut Socket, index: u32, name: &str) -> io::Result<()> {
         let name = [name.as_bytes(), &[0]].concat();
         socket.tell(change(index, 0, 0).with(libc::IFLA_IFNAME, &name))
+    }
+
+    /// Moves it to the network namespace `to`, where it gets a name of `pattern` (`%d` is a number) if its own is taken. It is off
+    /// there, without addresses, and may have another index.
+    pub fn move_to(socket: &mut Socket, index: u32, to: BorrowedFd<'_>, pattern: &str) -> io::Result<()> {
+        let pattern = [pattern.as_bytes(), &[0]].concat();
+        let descriptor = u32::try_from(to.as_raw_fd()).map_err(io::Error::other)?;
+        let moved = change(index, 0, 0).number(libc::IFLA_NET_NS_FD, descriptor);
+        socket.tell(moved.with(libc::IFLA_IFNAME, &pattern))
     }
 
     /// Gives it a hardware address.

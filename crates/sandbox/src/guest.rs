@@ -51,9 +51,16 @@ fn said<T>(answer: ttrpc::Result<T>) -> Result<T> {
 }
 
 impl Guest {
-    /// Speaks to the agent at the other end of `stream` for the first time: gives it the time and randomness.
+    /// Speaks to the agent at the other end of `stream` for the first time, see [`Guest::hello`].
     pub async fn greet(stream: UnixStream) -> Result<(Guest, HelloResponse)> {
         let agent = AgentClient::new(Client::new(Socket::new(stream)));
+        let guest = Guest { agent };
+        let answer = guest.hello().await?;
+        Ok((guest, answer))
+    }
+
+    /// Gives the agent the time, and randomness that no other guest has.
+    pub async fn hello(&self) -> Result<HelloResponse> {
         let mut entropy = vec![0; ENTROPY];
         let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut entropy));
         read.attempt(|| "read /dev/urandom".into())?;
@@ -66,8 +73,7 @@ impl Guest {
             entropy,
             ..HelloRequest::default()
         };
-        let answer = said(agent.hello(soon(), &request).await)?;
-        Ok((Guest { agent }, answer))
+        said(self.agent.hello(soon(), &request).await)
     }
 
     /// The guest's network becomes what `request` says.

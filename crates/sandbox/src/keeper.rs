@@ -23,6 +23,7 @@ use crate::resolver::Resolver;
 use crate::saved::SavedProcess;
 use crate::size::{self, Size};
 use crate::span::Spans;
+use crate::standby::Standby;
 use crate::sys;
 
 /// How the machine of a sandbox is made.
@@ -112,6 +113,7 @@ impl Running {
         dir: &Path,
         share: &Path,
         resolver: Resolver,
+        standby: Option<Standby>,
         spans: &mut Spans,
     ) -> Result<(Running, Guest, Option<Line>)> {
         let passt = plan.passt.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -119,10 +121,25 @@ impl Running {
             let (running, guest) = Running::launch_with(passt, plan, size, dir, share, spans).await?;
             return Ok((running, guest, None));
         }
+        if let Some(standby) = standby {
+            match standby.wake(plan.network.as_ref(), spans).await {
+                Ok((running, guest, network)) => {
+                    let line = Line::connect(network, resolver, guest.clone(), spans).await?;
+                    return Ok((running, guest, Some(line)));
+                }
+                Err(e) => {
+                    log::warn!("the machine that waited is of no use, starting another: {}", e.chain());
+                    device::clear(dir);
+                }
+            }
+        }
         let begin = Instant::now();
         let network = plan.network.as_ref().map(net::Network::attach).transpose()?;
         spans.end("network", begin);
-        let nics = network.as_ref().map(network::nics).unwrap_or_default();
+        let nics = network
+            .as_ref()
+            .map(|network| network::specs(network.nics()))
+            .unwrap_or_default();
         let (running, guest) = Running::bring_up(plan, size, &nics, dir, share, spans).await?;
         let line = match network {
             Some(network) => Some(Line::connect(network, resolver, guest.clone(), spans).await?),
@@ -157,7 +174,7 @@ impl Running {
         Ok((running, guest))
     }
 
-    async fn bring_up(
+    pub(crate) async fn bring_up(
         plan: &Blueprint,
         size: Size,
         nics: &[NicSpec],
@@ -338,6 +355,22 @@ impl Running {
             .or_else(passt)
             .or_else(machine)
             .unwrap_or_else(|| "the machine has ended".into())
+    }
+
+    /// The machine.
+    pub fn machine(&self) -> &dyn Machine {
+        &*self.machine
+    }
+
+    /// The machine, to be stopped or to go on.
+    pub fn machine_mut(&mut self) -> &mut dyn Machine {
+        &mut *self.machine
+    }
+
+    /// Returns why, when one of the two has ended.
+    pub async fn lost(&self) -> String {
+        ended(self).await;
+        self.cause()
     }
 
     /// For the disk: the machine, and the device process.

@@ -15,6 +15,7 @@ mod network;
 mod origin;
 pub mod passt;
 mod process;
+mod rehearsal;
 mod resolver;
 mod sandbox;
 pub mod saved;
@@ -22,6 +23,7 @@ pub mod service;
 pub mod share;
 mod size;
 mod span;
+pub mod standby;
 mod stats;
 mod sys;
 

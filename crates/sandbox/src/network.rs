@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use base::{Context, Error, Kind, Result};
 use machine::{NicEnd, NicSpec};
-use net::Network;
+use net::{Network, Nic};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -21,9 +21,9 @@ use crate::sys;
 /// An engine makes an interface in many steps: the last of them is waited for.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// The devices of `network`, for a machine.
-pub fn nics(network: &Network) -> Vec<NicSpec> {
-    let nics = network.nics().into_iter().map(|nic| NicSpec {
+/// Network devices, for a machine.
+pub fn specs(nics: Vec<Nic>) -> Vec<NicSpec> {
+    let nics = nics.into_iter().map(|nic| NicSpec {
         mac: nic.mac,
         end: NicEnd::Tap(nic.tap),
     });

@@ -35,6 +35,7 @@ use crate::resolver::Resolver;
 use crate::saved::{self, Saved, SavedContainer, SavedProcess};
 use crate::share::{Placed, RootMount, Share};
 use crate::span::Spans;
+use crate::standby::Standby;
 
 /// How long a guest may take to write back its files at its end.
 const LAST_WRITES: Duration = Duration::from_secs(20);
@@ -60,6 +61,8 @@ struct State {
     phase: Phase,
     /// Containers that somebody is about to create.
     expected: BTreeMap<String, Origin>,
+    /// What is taken in place of a machine that would have to be launched.
+    standby: Option<Standby>,
     containers: BTreeMap<String, Container>,
     spans: Spans,
 }
@@ -112,8 +115,15 @@ pub struct View {
 }
 
 impl Sandbox {
-    /// An empty one in `dir`, which exists.
-    pub fn new(id: &str, dir: &Path, share: Share, plan: Blueprint, spans: Spans) -> Result<Arc<Sandbox>> {
+    /// An empty one in `dir`, which exists. `standby` becomes its machine, if there is one.
+    pub fn new(
+        id: &str,
+        dir: &Path,
+        share: Share,
+        plan: Blueprint,
+        standby: Option<Standby>,
+        spans: Spans,
+    ) -> Result<Arc<Sandbox>> {
         let sandbox = Sandbox {
             id: id.to_owned(),
             dir: dir.to_owned(),
@@ -122,6 +132,7 @@ impl Sandbox {
             state: Mutex::new(State {
                 phase: Phase::Absent,
                 expected: BTreeMap::new(),
+                standby,
                 containers: BTreeMap::new(),
                 spans,
             }),
@@ -351,13 +362,17 @@ impl Sandbox {
     /// Brings the machine up and leaves it to its keeper.
     async fn boot(self: &Arc<Self>, bundle: &Bundle) -> Result<()> {
         let size = self.plan.size(bundle.resources());
-        let mut spans = self.state().spans.clone();
+        let (standby, mut spans) = {
+            let mut state = self.state();
+            (state.standby.take(), state.spans.clone())
+        };
         let launched = Running::launch(
             &self.plan,
             size,
             &self.dir,
             self.share.path(),
             Resolver::new(&self.dir, bundle),
+            standby,
             &mut spans,
         )
         .await;

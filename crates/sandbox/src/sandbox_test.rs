@@ -123,7 +123,7 @@ impl Stage {
             program: "/proc/self/exe".into(),
         };
         let share = Share::open(&dir).unwrap();
-        let sandbox = Sandbox::new("s1", &dir, share, plan, Spans::since(Instant::now())).unwrap();
+        let sandbox = Sandbox::new("s1", &dir, share, plan, None, Spans::since(Instant::now())).unwrap();
         Stage {
             sandbox,
             top,

@@ -60,6 +60,27 @@ pub fn isolate() -> Result<()> {
     mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none).attempt(|| "keep mounts to ourselves".into())
 }
 
+/// A share between two mount namespaces.
+#[derive(Debug)]
+pub struct Lifted(OwnedFd);
+
+impl Lifted {
+    /// Puts it into the mount namespace in which we are now, for the sandbox in `dir`, where its directory is.
+    pub fn settle(self, dir: &Path) -> Result<Share> {
+        let path = dir.join(NAME);
+        let target = c_path(&path)?;
+        let root = Mounted::make(&path, true, || {
+            let attached = sys::attach_mount(self.0.as_fd(), &target);
+            attached.map_err(|e| nix::Error::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
+        })?;
+        Ok(Share { root })
+    }
+}
+
+fn c_path(path: &Path) -> Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).context(Kind::Invalid, || "a path has a NUL".into())
+}
+
 /// The directory; unmounted and removed on drop.
 #[derive(Debug)]
 pub struct Share {
@@ -83,6 +104,15 @@ impl Share {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.root.path
+    }
+
+    /// Takes it out of our mount namespace, which we are about to leave. The device process keeps it.
+    pub fn lift(self) -> Result<Lifted> {
+        let path = c_path(self.path())?;
+        let tree = sys::clone_mount(&path).attempt(|| format!("lift the mount {}", self.path().display()))?;
+        // The directory stays, and the mount goes with its namespace.
+        std::mem::forget(self.root);
+        Ok(Lifted(tree))
     }
 
     /// Puts the rootfs and the bind mounts of a container in place, whose paths are looked up in `origin`. `rootfs`: what to mount in

@@ -58,13 +58,15 @@ impl Hierarchy {
 
 /// All that are mounted.
 pub fn mounted() -> Result<Vec<Hierarchy>> {
-    let read = |path: &str| std::fs::read_to_string(path).attempt(|| format!("read {path}"));
+    let own = std::fs::read_to_string("/proc/self/cgroup").attempt(|| "read /proc/self/cgroup".into())?;
+    mounted_for(&own)
+}
+
+/// As [`mounted`], for a process with the groups `own`, as its `/proc/<pid>/cgroup` has them.
+pub fn mounted_for(own: &str) -> Result<Vec<Hierarchy>> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").attempt(|| "read /proc/self/mountinfo".into())?;
     let unified = statfs(TOP).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC);
-    Ok(parse(
-        &read("/proc/self/mountinfo")?,
-        &read("/proc/self/cgroup")?,
-        unified,
-    ))
+    Ok(parse(&mounts, own, unified))
 }
 
 /// From mountinfo and the list of our own groups.

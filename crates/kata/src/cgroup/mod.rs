@@ -48,11 +48,11 @@ pub struct Group {
 }
 
 impl Group {
-    /// Makes the group at `place` in every hierarchy and moves this process there. The container's directory
+    /// Makes the group at `place` in every hierarchy and moves this process there, and those that it `brings`. The container's directory
     /// `container` gets the record before anything is made.
-    pub fn enter(place: &Place, container: &Path) -> Result<Group> {
+    pub fn enter(place: &Place, container: &Path, brings: &Company) -> Result<Group> {
         let mut group = Group { homes: Vec::new() };
-        let (planned, scope) = plan(place, container)?;
+        let (planned, scope) = plan(place, container, brings.asked_from.as_deref())?;
         if let Some(scope) = scope {
             systemd::start(scope, std::process::id())?;
         }
@@ -63,6 +63,7 @@ impl Group {
             }
             group.homes.push((hierarchy.home(), hierarchy.mount.clone()));
             move_to(&dir)?;
+            brings.processes.iter().try_for_each(|pid| send_to(&dir, *pid))?;
         }
         Ok(group)
     }
@@ -70,23 +71,32 @@ impl Group {
 
 /// Makes the group at `place` in every hierarchy, for the shim of a further container of a sandbox; see [`Group::enter`].
 pub fn prepare(place: &Place, container: &Path) -> Result<()> {
-    let (planned, scope) = plan(place, container)?;
+    let (planned, scope) = plan(place, container, None)?;
     if scope.is_some() {
         return Ok(());
     }
     planned.iter().try_for_each(|(hierarchy, dir)| make(hierarchy, dir))
 }
 
-/// Where the group at `place` is, and the scope that systemd is to be asked for; both written down.
-fn plan<'p>(place: &'p Place, container: &Path) -> Result<(Vec<(Hierarchy, PathBuf)>, Option<&'p Scope>)> {
-    let found = hierarchy::mounted()?.into_iter();
-    let planned: Vec<(Hierarchy, PathBuf)> = found
-        .map(|hierarchy| {
-            let dir = hierarchy.dir(place);
-            (hierarchy, dir)
-        })
-        .collect();
-    let dirs: Vec<PathBuf> = planned.iter().map(|(_, dir)| dir.clone()).collect();
+/// Where the group at `place` is, seen from the groups in `asked_from` or from ours, and the scope that systemd is to be asked for; both
+/// written down.
+fn plan<'p>(
+    place: &'p Place,
+    container: &Path,
+    asked_from: Option<&str>,
+) -> Result<(Vec<(Hierarchy, PathBuf)>, Option<&'p Scope>)> {
+    let found = hierarchy::mounted()?;
+    let dirs: Vec<PathBuf> = match asked_from {
+        None => found.iter().map(|hierarchy| hierarchy.dir(place)).collect(),
+        Some(groups) => {
+            let theirs = hierarchy::mounted_for(groups)?;
+            theirs.iter().map(|hierarchy| hierarchy.dir(place)).collect()
+        }
+    };
+    if dirs.len() != found.len() {
+        return Err(Error::new(Kind::Unsupported, "the caller sees other control groups"));
+    }
+    let planned = found.into_iter().zip(dirs.clone()).collect();
     let scope = match place {
         Place::Scope(_, scope) if systemd::booted() => Some(scope),
         _ => None,
@@ -104,6 +114,15 @@ impl Drop for Group {
             }
         }
     }
+}
+
+/// What comes along to a group with the process that enters it.
+#[derive(Debug, Default)]
+pub struct Company {
+    /// Those that it has started before.
+    pub processes: Vec<i32>,
+    /// The groups of whoever asks, if that is another process: places may be relative to them.
+    pub asked_from: Option<String>,
 }
 
 fn record(container: &Path, dirs: &[PathBuf], scope: Option<&Scope>) -> Result<()> {
@@ -307,7 +326,11 @@ fn inherit(parent: &Path, dir: &Path) -> Result<()> {
 
 fn move_to(dir: &Path) -> Result<()> {
     // Zero is whoever writes.
-    fs::write(dir.join("cgroup.procs"), "0").attempt(|| format!("enter cgroup {}", dir.display()))
+    send_to(dir, 0)
+}
+
+fn send_to(dir: &Path, pid: i32) -> Result<()> {
+    fs::write(dir.join("cgroup.procs"), pid.to_string()).attempt(|| format!("enter cgroup {}", dir.display()))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::Uid;
 
 use super::report::{Finding, Report, State};
+use crate::standby::pool::Pool;
 
 /// Where images and guests are kept.
 const STORE: &str = "/var/lib/kata";
@@ -41,6 +42,7 @@ pub fn all() -> Report {
         findings.push(clock(tsc::khz()));
     }
     findings.push(guest_image(&image));
+    findings.extend(Pool::open().and_then(|pool| standby(&pool)).ok().flatten());
     if image.is_err() {
         findings.push(kernel(&installed_kernels(), packaged_kernel().as_deref()));
     }
@@ -54,6 +56,26 @@ pub fn all() -> Report {
     ]);
     let hypervisor = chosen.map_or_else(|_| "none".into(), |backend| backend.name().to_owned());
     Report { hypervisor, findings }
+}
+
+/// Nothing where nobody has asked for machines that wait.
+fn standby(pool: &Pool) -> Result<Option<Finding>> {
+    let names = pool.names()?;
+    let ready = names.iter().filter(|name| pool.about(name).is_some()).count();
+    Ok(match pool.keeper()? {
+        Some(keeper) => {
+            let found = format!(
+                "{ready} of {} machines wait, kept by process {}",
+                keeper.count, keeper.pid
+            );
+            Some(Finding::new("standby", State::Ok, found))
+        }
+        None if names.is_empty() => None,
+        None => {
+            let found = format!("{} holds machines, but their keeper has ended", pool.dir().display());
+            Some(Finding::new("standby", State::Warn, found).remedy("kata standby stop"))
+        }
+    })
 }
 
 fn root(is_root: bool) -> Finding {

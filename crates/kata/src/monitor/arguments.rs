@@ -1,6 +1,6 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
-//! The command line of `kata monitor`, written by [`crate::runtime::lease`] alone.
+//! The command line of `kata monitor`, written by [`crate::runtime::lease`], and by the keeper of machines that wait.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -22,6 +22,12 @@ pub struct Arguments {
     /// Of its first container.
     pub bundle: PathBuf,
     lease: i32,
+    /// In place of all that: where the machine waits that it makes.
+    pub standby: Option<PathBuf>,
+    /// Of that machine.
+    pub vcpus: Option<u32>,
+    /// Of that machine, MiB.
+    pub memory_mib: Option<u64>,
     /// The spec names its control group as systemd does.
     pub systemd_cgroup: bool,
     /// User-mode networking, where it is wanted.
@@ -50,6 +56,11 @@ impl Arguments {
                 b"--id" => arguments.id = text(),
                 b"--bundle" => arguments.bundle = path(),
                 b"--lease-fd" => arguments.lease = text().parse().attempt(|| format!("read argument {word:?}"))?,
+                b"--standby" => arguments.standby = Some(path()),
+                b"--vcpus" => arguments.vcpus = Some(text().parse().attempt(|| format!("read argument {word:?}"))?),
+                b"--memory" => {
+                    arguments.memory_mib = Some(text().parse().attempt(|| format!("read argument {word:?}"))?);
+                }
                 b"--systemd-cgroup" => arguments.systemd_cgroup = text() == "true",
                 b"--user-network" => {
                     let wish = serde_json::from_slice(value.as_bytes());
@@ -61,7 +72,7 @@ impl Arguments {
                 _ => return Err(invalid(format!("unknown argument {word:?}"))),
             }
         }
-        if arguments.lease < 3 || arguments.id.is_empty() {
+        if arguments.lease < 3 || arguments.id.is_empty() == arguments.standby.is_none() {
             return Err(invalid("`kata monitor` is started by the runtime alone".into()));
         }
         Ok(arguments)

@@ -14,25 +14,27 @@ mod builder;
 mod door;
 mod leases;
 pub mod plan;
+mod standby;
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use base::{Context, Kind, Result};
+use base::{Context, Error, Kind, Result};
 use oci::Bundle;
 use sandbox::passt::Passt;
-use sandbox::{Origin, Sandbox, Share, Spans, service, share};
+use sandbox::standby::Standby;
+use sandbox::{Blueprint, Origin, Sandbox, Share, Spans, service, share};
 use tokio::io::AsyncWriteExt;
-use tokio::net::UnixListener;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::berth::{self, Berth, Home};
-use crate::cgroup::{Group, Place};
+use crate::cgroup::{Company, Group, Place};
 use crate::shim::refusal;
 use arguments::Arguments;
 use builder::Builder;
@@ -55,21 +57,25 @@ pub fn main(args: &[OsString]) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Some(dir) = &arguments.standby {
+        return standby::live(&arguments, dir, lease);
+    }
     let told = lease.try_clone();
-    match arguments
-        .log
-        .start("monitor")
-        .and_then(|()| live(&arguments, lease, origin))
-    {
+    let lived = arguments.log.start("monitor");
+    match lived.and_then(|()| live(&arguments, lease, origin)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            // Whoever started us reports it, if we came to nothing; afterwards nobody reads this.
-            let line = format!("error {}\n", refusal(&e).replace('\n', " "));
-            let _ = told.map(|mut lease| lease.write_all(line.as_bytes()));
-            log::debug!("{e:?}");
+            let _ = told.map(|lease| report(&lease, &e));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whoever holds the lease tells it, if we came to nothing; afterwards nobody reads this.
+fn report(mut lease: &UnixStream, error: &Error) {
+    let line = format!("error {}\n", refusal(error).replace('\n', " "));
+    let _ = lease.write_all(line.as_bytes());
+    log::debug!("{error:?}");
 }
 
 fn live(arguments: &Arguments, lease: UnixStream, origin: Instant) -> Result<()> {
@@ -79,12 +85,17 @@ fn live(arguments: &Arguments, lease: UnixStream, origin: Instant) -> Result<()>
     let home = Home::make(&arguments.root, &arguments.id)?;
     let berth = Berth::take(home.path(), &arguments.id)?;
     // Before anything is started that belongs there; the builder of a template has been, and does not.
-    let group = group(&bundle, arguments, berth.dir())?;
+    let group = group(
+        &bundle,
+        &arguments.id,
+        arguments.systemd_cgroup,
+        berth.dir(),
+        &Company::default(),
+    )?;
     // The engine's terminal and directory are none of ours.
     nix::unistd::setsid().attempt(|| "start a session".into())?;
     std::env::set_current_dir("/").attempt(|| "change to /".into())?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.attempt(|| "start the runtime".into())?;
+    let runtime = runtime()?;
     if let Some(wish) = &arguments.user_network {
         // In the network of whoever wants it; it is tied to us by a socket.
         let _inside = runtime.enter();
@@ -95,29 +106,88 @@ fn live(arguments: &Arguments, lease: UnixStream, origin: Instant) -> Result<()>
     let claim = place.enter()?;
     plan.network = Some(claim.place);
     let share = Share::open(home.path())?;
-    let end = runtime.block_on(async {
-        let door = Door::open(&home.path().join("monitor.sock"))?;
-        let mut spans = Spans::since(origin);
-        spans.end("monitor", origin);
-        let sandbox = Sandbox::new(&arguments.id, home.path(), share, plan, spans)?;
-        sandbox.expect(&arguments.id, Origin::default())?;
-        let leases = Leases::open(home.path(), &sandbox)?;
-        hold(claim.socket, home.path(), &sandbox)?;
-        serve(&sandbox, &door, leases, (lease, &arguments.id, berth.dir()), builder).await
-    });
-    // What the tasks own goes with them: machine, device process, mounts.
-    drop(runtime);
-    drop(group);
-    let abandoned = end?;
-    // Others know of it by now, or nobody needs to.
-    berth.keep();
-    abandoned.map_or(Ok(()), |dir| berth::clear(&dir))
+    let life = Life {
+        id: arguments.id.clone(),
+        home,
+        berth,
+        group,
+        claim: claim.socket,
+        share,
+        plan,
+        standby: None,
+        later: builder.map(Later::Builder),
+    };
+    life.lead(runtime, lease, origin)
+}
+
+fn runtime() -> Result<Runtime> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.attempt(|| "start the runtime".into())
+}
+
+/// What waits until the sandbox is up.
+#[derive(Debug)]
+enum Later {
+    /// A template is made.
+    Builder(#[allow(dead_code, reason = "it begins when this is dropped")] Builder),
+    /// The keeper of the machines that wait makes another one.
+    Keeper(#[allow(dead_code, reason = "the keeper sees its end")] UnixStream),
+}
+
+/// All that a sandbox needs, in the place where it belongs.
+struct Life {
+    id: String,
+    home: Home,
+    berth: Berth,
+    group: Option<Group>,
+    /// Of the network namespace.
+    claim: UnixListener,
+    share: Share,
+    plan: Blueprint,
+    standby: Option<Standby>,
+    later: Option<Later>,
+}
+
+impl Life {
+    /// To its end.
+    fn lead(self, runtime: Runtime, lease: UnixStream, origin: Instant) -> Result<()> {
+        // The sandbox's directory goes last.
+        let home = self.home;
+        let Life {
+            id,
+            berth,
+            group,
+            claim,
+            share,
+            plan,
+            standby,
+            later,
+            ..
+        } = self;
+        let end = runtime.block_on(async {
+            let door = Door::open(&home.path().join("monitor.sock"))?;
+            let mut spans = Spans::since(origin);
+            spans.end("monitor", origin);
+            let sandbox = Sandbox::new(&id, home.path(), share, plan, standby, spans)?;
+            sandbox.expect(&id, Origin::default())?;
+            let leases = Leases::open(home.path(), &sandbox)?;
+            hold(claim, home.path(), &sandbox)?;
+            serve(&sandbox, &door, leases, (lease, &id, berth.dir()), later).await
+        });
+        // What the tasks own goes with them: machine, device process, mounts.
+        drop(runtime);
+        drop(group);
+        let abandoned = end?;
+        // Others know of it by now, or nobody needs to.
+        berth.keep();
+        abandoned.map_or(Ok(()), |dir| berth::clear(&dir))
+    }
 }
 
 /// Tells whoever asks in the network namespace whose it is, until the machine has ended: then another one may have it.
-fn hold(claim: std::os::unix::net::UnixListener, home: &Path, sandbox: &Arc<Sandbox>) -> Result<()> {
+fn hold(claim: UnixListener, home: &Path, sandbox: &Arc<Sandbox>) -> Result<()> {
     claim.set_nonblocking(true).attempt(|| "unblock a listener".into())?;
-    let claim = UnixListener::from_std(claim).attempt(|| "watch a listener".into())?;
+    let claim = tokio::net::UnixListener::from_std(claim).attempt(|| "watch a listener".into())?;
     let (answer, sandbox) = (net::answer(home), Arc::clone(sandbox));
     tokio::spawn(async move {
         let answering = async {
@@ -135,9 +205,9 @@ fn hold(claim: std::os::unix::net::UnixListener, home: &Path, sandbox: &Arc<Sand
 }
 
 /// Moves us to the control group that the spec names. One that it does not name may be missing: then we stay where we are.
-fn group(bundle: &Bundle, arguments: &Arguments, dir: &Path) -> Result<Option<Group>> {
-    let (place, named) = Place::wanted(bundle, &arguments.id, arguments.systemd_cgroup)?;
-    match Group::enter(&place, dir) {
+fn group(bundle: &Bundle, id: &str, systemd: bool, dir: &Path, company: &Company) -> Result<Option<Group>> {
+    let (place, named) = Place::wanted(bundle, id, systemd)?;
+    match Group::enter(&place, dir, company) {
         Err(e) if !named => {
             log::warn!(
                 "the sandbox's processes stay in the control group of their caller: {}",
@@ -147,9 +217,7 @@ fn group(bundle: &Bundle, arguments: &Arguments, dir: &Path) -> Result<Option<Gr
             Ok(None)
         }
         // Its kind is not that of the container: "exists" and "not found" mean something to engines.
-        other => other
-            .map(Some)
-            .context(Kind::Io, || format!("control group of {}", arguments.id)),
+        other => other.map(Some).context(Kind::Io, || format!("control group of {id}")),
     }
 }
 
@@ -159,7 +227,7 @@ async fn serve(
     door: &Door,
     mut leases: Leases,
     first: (UnixStream, &str, &Path),
-    mut builder: Option<Builder>,
+    mut later: Option<Later>,
 ) -> Result<Option<PathBuf>> {
     let (mut lease, id, dir) = first;
     let mut terminate = signal(SignalKind::terminate()).attempt(|| "watch for SIGTERM".into())?;
@@ -180,7 +248,7 @@ async fn serve(
         tokio::select! {
             ended = leases.next() => match ended {
                 // The machine is up: now it disturbs nobody.
-                Outcome::Released => drop(builder.take()),
+                Outcome::Released => drop(later.take()),
                 // All goes at once, whatever is under way.
                 Outcome::Abandoned(tenant) if leases.none() && sandbox.alone(&tenant.id) => return Ok(Some(tenant.dir)),
                 Outcome::Abandoned(tenant) => leases.undo(tenant),

@@ -15,7 +15,7 @@ use base::{Context, Result};
 use clap::{Command, Parser, ValueEnum};
 use clap_complete::Shell;
 
-use crate::{doctor, guest, porcelain, runtime};
+use crate::{doctor, guest, porcelain, runtime, standby};
 
 /// Writes pages of the manual, or completions for a shell.
 #[derive(Debug, Parser)]
@@ -89,6 +89,7 @@ fn kata() -> Command {
     porcelain::command()
         .subcommand(doctor::command().name("doctor"))
         .subcommand(guest::command().name("guest"))
+        .subcommand(standby::command().name("standby"))
 }
 
 #[cfg(test)]

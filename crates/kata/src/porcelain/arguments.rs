@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     about = "Containers in lightweight virtual machines",
     args_override_self = true,
     after_help = "Also: `kata doctor` (what this machine has and lacks), `kata guest` (kernel and image of the guest),
-`kata runtime` (the OCI command line for Podman, Docker and containerd).
+`kata standby` (machines that wait, so that containers start at once), `kata runtime` (the OCI command line for Podman, Docker and containerd).
 
 Directories: KATA_STATE_DIR (/var/lib/kata/containers), KATA_IMAGE_DIR (/var/lib/kata/images), KATA_RUN_DIR (/run/kata)."
 )]

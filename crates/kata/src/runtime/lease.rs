@@ -28,7 +28,7 @@ use oci::Bundle;
 
 use super::{Globals, join};
 use crate::shim::parse_refusal;
-use crate::{berth, cgroup};
+use crate::{berth, cgroup, standby};
 
 /// Where a monitor gives leases, in the sandbox's directory.
 pub const SOCKET: &str = "lease.sock";
@@ -41,8 +41,10 @@ pub const UNDONE: &[u8] = b"undone\n";
 #[derive(Debug)]
 pub struct Lease {
     socket: UnixStream,
-    /// If we have started it.
-    monitor: Option<Child>,
+    /// Unless the container joins a sandbox that was there.
+    monitor: Option<Pidfd>,
+    /// It is to be reaped by us; one that waited is not.
+    child: Option<Child>,
     /// Of the container.
     dir: PathBuf,
     held: bool,
@@ -75,8 +77,11 @@ impl Lease {
         if undone(&self.socket)? {
             return Ok(());
         }
-        if let Some(monitor) = &mut self.monitor {
+        if let Some(monitor) = &self.monitor {
             end(monitor)?;
+        }
+        if let Some(child) = &mut self.child {
+            let _ = child.wait();
         }
         // Of a monitor that could not do it itself.
         berth::clear(&self.dir)
@@ -106,13 +111,11 @@ fn undone(mut socket: &UnixStream) -> Result<bool> {
 }
 
 /// Waits for it.
-fn end(monitor: &mut Child) -> Result<()> {
-    let pid = i32::try_from(monitor.id()).context(Kind::Bug, || "read a pid".into())?;
-    if !Pidfd::open(pid)?.wait(Some(UNDOING))? {
-        log::error!("the monitor, process {pid}, does not end: it is killed");
-        let _ = monitor.kill();
+fn end(monitor: &Pidfd) -> Result<()> {
+    if !monitor.wait(Some(UNDOING))? {
+        log::error!("the monitor, process {}, does not end: it is killed", monitor.pid());
+        monitor.kill()?;
     }
-    let _ = monitor.wait();
     Ok(())
 }
 
@@ -145,6 +148,7 @@ fn enter(globals: &Globals, id: &str, bundle: &Bundle, home: &Path) -> Result<Le
         Some(answer) => answer.attempt(what).map(|()| Lease {
             socket,
             monitor: None,
+            child: None,
             dir: globals.root.join(id),
             held: true,
         })?,
@@ -175,8 +179,17 @@ fn ready(socket: &UnixStream) -> Result<Option<Result<()>>> {
     })
 }
 
-/// Starts the monitor for `id` and waits until it serves.
+/// Takes a monitor whose machine waits, or starts one for `id`, and waits until it serves.
 fn spawn(globals: &Globals, id: &str, bundle: &Bundle) -> Result<Lease> {
+    if let Some(taken) = standby::take(globals, id, bundle) {
+        return Ok(Lease {
+            socket: taken.lease,
+            monitor: Some(taken.monitor),
+            child: None,
+            dir: globals.root.join(id),
+            held: true,
+        });
+    }
     let what = || format!("start the monitor of {id}");
     let (ours, theirs) = UnixStream::pair().attempt(what)?;
     let theirs = OwnedFd::from(theirs);
@@ -209,10 +222,13 @@ fn spawn(globals: &Globals, id: &str, bundle: &Bundle) -> Result<Lease> {
         .spawn()
         .attempt(what)?;
     drop(theirs);
+    let pid = i32::try_from(child.id()).context(Kind::Bug, || "read a pid".into())?;
+    let monitor = Pidfd::open(pid)?;
     match ready(&ours)? {
         Some(Ok(())) => Ok(Lease {
             socket: ours,
-            monitor: Some(child),
+            monitor: Some(monitor),
+            child: Some(child),
             dir: globals.root.join(id),
             held: true,
         }),
