@@ -50,7 +50,9 @@ impl Home {
     pub fn adopt(root: &Path, id: &str, dir: OwnedDir) -> Result<Home> {
         let mut moved = Some(dir);
         Home::named(root, id, |path| {
-            let mut dir = moved.take().ok_or_else(|| Error::new(Kind::Bug, "a directory moves once"))?;
+            let mut dir = moved
+                .take()
+                .ok_or_else(|| Error::new(Kind::Bug, "a directory moves once"))?;
             if let Err(e) = dir.rename(path) {
                 moved = Some(dir);
                 return Err(e);

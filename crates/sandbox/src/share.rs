@@ -70,7 +70,7 @@ impl Lifted {
         let path = dir.join(NAME);
         let target = c_path(&path)?;
         let root = Mounted::make(&path, true, || {
-            let attached = sys::attach_mount(self.0.as_fd(), &target);
+            let attached = sys::attach_tree(self.0.as_fd(), &target);
             attached.map_err(|e| nix::Error::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
         })?;
         Ok(Share { root })
@@ -109,7 +109,7 @@ impl Share {
     /// Takes it out of our mount namespace, which we are about to leave. The device process keeps it.
     pub fn lift(self) -> Result<Lifted> {
         let path = c_path(self.path())?;
-        let tree = sys::clone_mount(&path).attempt(|| format!("lift the mount {}", self.path().display()))?;
+        let tree = sys::copy_tree(&path, false).attempt(|| format!("lift the mount {}", self.path().display()))?;
         // The directory stays, and the mount goes with its namespace.
         std::mem::forget(self.root);
         Ok(Lifted(tree))
@@ -297,7 +297,7 @@ impl Placed {
     }
 
     fn attach(&mut self, tree: &OwnedFd, target: &Path, read_only: bool) -> Result<()> {
-        let path = CString::new(target.as_os_str().as_bytes()).context(Kind::Invalid, || "a path has a NUL".into())?;
+        let path = c_path(target)?;
         let made = Mounted::make(target, target.is_dir(), || sys::attach_tree(tree.as_fd(), &path));
         self.mounts.push(made?);
         if read_only {

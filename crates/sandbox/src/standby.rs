@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use api::agent::{ConfigureNetworkRequest, Stdio};
 use api::stream::{Hello, answer};
 use base::{Context, Error, Kind, Result};
-use net::{Claim, Network, Spare};
+use net::{Network, Place, Spare};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -156,10 +156,10 @@ impl Standby {
             .collect()
     }
 
-    /// It goes on, as the machine of a sandbox whose network is `claim`ed. Errors: it is of no use, and gone.
-    pub(crate) async fn wake(mut self, claim: Option<&Claim>, spans: &mut Spans) -> Result<(Running, Guest, Network)> {
+    /// It goes on, as the machine of a sandbox whose network is `place`. Errors: it is of no use, and gone.
+    pub(crate) async fn wake(mut self, place: Option<&Place>, spans: &mut Spans) -> Result<(Running, Guest, Network)> {
         let begin = Instant::now();
-        let claim = claim.ok_or_else(|| Error::new(Kind::Unsupported, "a machine that waits has network devices"))?;
+        let place = place.ok_or_else(|| Error::new(Kind::Unsupported, "a machine that waits has network devices"))?;
         let greeted = async {
             self.rouse().await?;
             self.guest.hello().await
@@ -168,7 +168,7 @@ impl Standby {
         greeted.unwrap_or_else(|_| Err(Error::new(Kind::Timeout, "the guest does not wake up")))?;
         spans.end("wake", begin);
         let begin = Instant::now();
-        let network = Network::adopt(claim, self.spare)?;
+        let network = Network::adopt(place, self.spare)?;
         spans.end("network", begin);
         Ok((self.running, self.guest, network))
     }
