@@ -69,10 +69,7 @@ impl Lifted {
     pub fn settle(self, dir: &Path) -> Result<Share> {
         let path = dir.join(NAME);
         let target = c_path(&path)?;
-        let root = Mounted::make(&path, true, || {
-            let attached = sys::attach_tree(self.0.as_fd(), &target);
-            attached.map_err(|e| nix::Error::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
-        })?;
+        let root = Mounted::make(&path, true, || sys::attach_tree(self.0.as_fd(), &target))?;
         Ok(Share { root })
     }
 }

@@ -13,6 +13,7 @@ use net::{Network, Place, Spare};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+use crate::Origin;
 use crate::guest::Guest;
 use crate::keeper::{Blueprint, Running};
 use crate::network;
@@ -80,8 +81,9 @@ impl Standby {
         self.guest
             .configure_network(&ConfigureNetworkRequest::default())
             .await?;
-        let (placed, attachments) = share.place(id, &bundle, &[])?;
-        self.guest.create(id, bundle.json(), attachments, stdio).await?;
+        let (placed, attachments) = share.place(id, &bundle, &[], &Origin::default())?;
+        let none = Vec::new();
+        self.guest.create(id, bundle.json(), attachments, none, stdio).await?;
         let mut input = self.stream(id, 0).await?;
         let (mut output, mut errors) = (self.stream(id, 1).await?, self.stream(id, 2).await?);
         self.guest.start(id).await?;
