@@ -77,8 +77,11 @@ pub fn prepare(place: &Place, container: &Path) -> Result<()> {
     planned.iter().try_for_each(|(hierarchy, dir)| make(hierarchy, dir))
 }
 
-/// Where the group at `place` is, and the scope that systemd is to be asked for; both written down.
-fn plan<'p>(place: &'p Place, container: &Path) -> Result<(Vec<(Hierarchy, PathBuf)>, Option<&'p Scope>)> {
+/// A group in each hierarchy, and the scope that systemd is to be asked for.
+type Planned<'p> = (Vec<(Hierarchy, PathBuf)>, Option<&'p Scope>);
+
+/// Where the group at `place` is; written down.
+fn plan<'p>(place: &'p Place, container: &Path) -> Result<Planned<'p>> {
     let found = hierarchy::mounted()?.into_iter();
     let planned: Vec<(Hierarchy, PathBuf)> = found
         .map(|hierarchy| {
