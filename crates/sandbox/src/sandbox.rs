@@ -173,12 +173,7 @@ impl Sandbox {
     /// Keeps a place for a container that will be created by somebody in `origin`. Errors: `Exists`; `Gone` when the machine ends.
     pub fn expect(&self, id: &str, origin: Origin) -> Result<()> {
         let mut state = self.state();
-        let ending = match &state.phase {
-            Phase::Absent | Phase::Booting => false,
-            Phase::Up(up) => up.stop.is_closed(),
-            Phase::Down(_) => true,
-        };
-        if ending {
+        if state.ending() {
             return Err(Error::new(Kind::Gone, "the machine of the sandbox has ended"));
         }
         if state.containers.contains_key(id) || state.expected.contains_key(id) {
@@ -216,6 +211,11 @@ impl Sandbox {
         }
         self.note();
         self.stop_if_over();
+    }
+
+    /// The machine has ended, or is about to.
+    fn ending(&self) -> bool {
+        self.state().ending()
     }
 
     /// No other container is there or expected.
@@ -627,6 +627,14 @@ impl Sandbox {
 }
 
 impl State {
+    fn ending(&self) -> bool {
+        match &self.phase {
+            Phase::Absent | Phase::Booting => false,
+            Phase::Up(up) => up.stop.is_closed(),
+            Phase::Down(_) => true,
+        }
+    }
+
     /// The container whose namespace is meant by `named`; its own answer is none when `id` is to have a new one. None while that
     /// container is being made.
     fn owner(&mut self, id: &str, kind: &str, named: &Named) -> Option<Result<Option<String>>> {

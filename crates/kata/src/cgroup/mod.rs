@@ -78,13 +78,15 @@ pub fn prepare(place: &Place, container: &Path) -> Result<()> {
     planned.iter().try_for_each(|(hierarchy, dir)| make(hierarchy, dir))
 }
 
-/// Where the group at `place` is, seen from the groups in `asked_from` or from ours, and the scope that systemd is to be asked for; both
-/// written down.
+/// A group in each hierarchy, and the scope that systemd is to be asked for.
+type Planned<'p> = (Vec<(Hierarchy, PathBuf)>, Option<&'p Scope>);
+
+/// Where the group at `place` is, seen from the groups in `asked_from` or from ours; written down.
 fn plan<'p>(
     place: &'p Place,
     container: &Path,
     asked_from: Option<&str>,
-) -> Result<(Vec<(Hierarchy, PathBuf)>, Option<&'p Scope>)> {
+) -> Result<Planned<'p>> {
     let found = hierarchy::mounted()?;
     let dirs: Vec<PathBuf> = match asked_from {
         None => found.iter().map(|hierarchy| hierarchy.dir(place)).collect(),

@@ -121,11 +121,14 @@ impl Sandbox {
         if self.alone(id) {
             self.stop(None);
             self.down().await;
-        } else if let Ok(guest) = self.guest() {
-            match guest.remove(id).await {
-                Err(e) if e.kind() == Kind::Gone => log::debug!("{}", e.chain()),
-                other => other?,
+        } else if let Ok(guest) = self.guest()
+            && let Err(e) = guest.remove(id).await
+        {
+            // A guest that is being shut down has taken it away already.
+            if !self.ending() && !matches!(e.kind(), Kind::Gone | Kind::NotFound) {
+                return Err(e);
             }
+            log::debug!("{}", e.chain());
         }
         let container = self.state().containers.remove(id);
         // Unmounts.
