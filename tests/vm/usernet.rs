@@ -134,7 +134,18 @@ fn datagrams(w: &World) {
     let image = image(w, &[]);
     let server = "use IO::Socket::INET; my $s = IO::Socket::INET->new(LocalPort => 53, Proto => 'udp') or die; \
                   while ($s->recv(my $said, 100)) { $s->send(\"echo: $said\") }";
-    let run = ["run", "-d", "--name", "udp", "-p", "127.0.0.1::53/udp"];
+    // passt of 2023 takes the answer to a datagram that came from the host's loopback interface for one to the gateway.
+    let network = ["--network", "user:allow_host_loopback=true"];
+    let run = [
+        "run",
+        "-d",
+        "--name",
+        "udp",
+        network[0],
+        network[1],
+        "-p",
+        "127.0.0.1::53/udp",
+    ];
     kata(w, &[&run[..], &PERL, &[&image, "/usr/bin/perl", "-e", server]].concat()).exits(0);
     let port = ports_of(w, "udp")[0];
     let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");

@@ -122,13 +122,13 @@ impl Fs {
     }
 
     /// Answers one request; 0 where there is nothing to answer.
-    fn answer(&self, chain: Chain) -> u32 {
+    fn answer(&self, chain: &Chain) -> u32 {
         let instead = self
             .notices
-            .instead(&beginning(&chain))
+            .instead(&beginning(chain))
             .and_then(|request| own(&request));
         // The request may be ours, the answer goes to the guest.
-        let (mem, asked) = (chain.memory().clone(), instead.as_ref().unwrap_or(&chain));
+        let (mem, asked) = (chain.memory().clone(), instead.as_ref().unwrap_or(chain));
         let asked_mem = asked.memory().clone();
         let readable = Reader::new(&asked_mem, asked.clone());
         let (Ok(reader), Ok(writer)) = (readable, Writer::new(&mem, chain.clone())) else {
@@ -210,7 +210,7 @@ impl Device for Fs {
             return Ok(());
         };
         let fs = &*self;
-        queue.drain(mem, |chain| Served::Used(fs.answer(chain)))
+        queue.drain(mem, |chain| Served::Used(fs.answer(&chain)))
     }
 }
 
