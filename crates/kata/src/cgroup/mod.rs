@@ -82,11 +82,7 @@ pub fn prepare(place: &Place, container: &Path) -> Result<()> {
 type Planned<'p> = (Vec<(Hierarchy, PathBuf)>, Option<&'p Scope>);
 
 /// Where the group at `place` is, seen from the groups in `asked_from` or from ours; written down.
-fn plan<'p>(
-    place: &'p Place,
-    container: &Path,
-    asked_from: Option<&str>,
-) -> Result<Planned<'p>> {
+fn plan<'p>(place: &'p Place, container: &Path, asked_from: Option<&str>) -> Result<Planned<'p>> {
     let found = hierarchy::mounted()?;
     let dirs: Vec<PathBuf> = match asked_from {
         None => found.iter().map(|hierarchy| hierarchy.dir(place)).collect(),
