@@ -16,7 +16,8 @@ use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use vm_tests::podman::{IMAGE, Podman};
+use vm_tests::engine::{Engine, IMAGE};
+use vm_tests::podman::Podman;
 use vm_tests::{Bundle, Verdict, Wire, World, command, leak, ours, world};
 
 pub fn cases() -> Vec<Trial> {
