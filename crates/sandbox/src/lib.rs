@@ -25,7 +25,7 @@ mod span;
 mod stats;
 mod sys;
 
-pub use keeper::Blueprint;
+pub use keeper::{Blueprint, end_of};
 pub use origin::Origin;
 pub use sandbox::Sandbox;
 pub use share::Share;
