@@ -11,7 +11,6 @@
 
 mod arguments;
 mod builder;
-mod door;
 mod leases;
 pub mod plan;
 
@@ -33,10 +32,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::berth::{self, Berth, Home};
 use crate::cgroup::{Group, Place};
+use crate::door::Door;
 use crate::shim::refusal;
 use arguments::Arguments;
 use builder::Builder;
-use door::Door;
 use leases::{Leases, Outcome};
 
 /// How long clients may take to read the last answers.
@@ -96,7 +95,7 @@ fn live(arguments: &Arguments, lease: UnixStream, origin: Instant) -> Result<()>
     plan.network = Some(claim.place);
     let share = Share::open(home.path())?;
     let end = runtime.block_on(async {
-        let door = Door::open(&home.path().join("monitor.sock"))?;
+        let door = Door::over(base::socket::listen(&home.path().join("monitor.sock"))?)?;
         let mut spans = Spans::since(origin);
         spans.end("monitor", origin);
         let sandbox = Sandbox::new(&arguments.id, home.path(), share, plan, spans)?;
