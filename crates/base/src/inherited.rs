@@ -43,7 +43,7 @@ mod tests {
         use std::io::Read;
         use std::os::fd::{AsFd, AsRawFd};
 
-        let (mut reader, writer) = std::io::pipe().unwrap();
+        let (mut reader, writer) = io::pipe().unwrap();
         let number = writer.as_raw_fd();
         let words = ["-c", "echo passed > /proc/self/fd/$0", &number.to_string()];
         let mut child = spawn(Command::new("sh").args(words), &[writer.as_fd()]).unwrap();
