@@ -118,6 +118,7 @@ ZSH ?= site-functions
 install:
 	install -D -m 755 $(BIN)/kata $(DESTDIR)$(PREFIX)/bin/kata
 	ln -sf kata $(DESTDIR)$(PREFIX)/bin/kata-runtime
+	ln -sf kata $(DESTDIR)$(PREFIX)/bin/containerd-shim-kata-v2
 	install -D -m 755 $(BIN)/kata-agent $(DESTDIR)$(PREFIX)/libexec/kata/kata-agent
 	$(BIN)/kata pages man $(SHARE)/man
 	$(BIN)/kata pages bash $(SHARE)/bash-completion/completions

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 /// Applets that the cases use, as links to busybox.
 const APPLETS: &str = "[ awk base64 cat chmod chown cp cut dd df dmesg echo env expr false find free getopt grep head hostname id ip kill \
-    killall ln ls lsof md5sum mkdir mkfifo mknod mktemp mount mv nproc nice pidof ping printf ps pwd readlink reset rm rmdir sed \
+    killall ln ls lsof md5sum mkdir mkfifo mknod mktemp mount mv nc nproc nice pidof ping printf ps pwd readlink reset rm rmdir sed \
     seq setsid sh sha256sum sleep sort stat stty su sync sysctl tail tar tee test time timeout touch tr true tty ulimit umount \
     uname uniq unlink usleep vi wc which whoami xargs yes";
 

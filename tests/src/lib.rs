@@ -7,6 +7,7 @@ pub mod behaviour;
 pub mod buildah;
 pub mod bundle;
 pub mod command;
+pub mod containerd;
 pub mod docker;
 pub mod engine;
 pub mod leak;

@@ -6,6 +6,7 @@ mod binds;
 mod boot;
 mod buildah;
 mod cgroup;
+mod containerd;
 mod crash;
 mod docker;
 mod events;
@@ -63,6 +64,7 @@ fn main() {
         docker::cases,
         buildah::cases,
         pods::cases,
+        containerd::cases,
         template::cases,
         template_crash::cases,
         scale::cases,

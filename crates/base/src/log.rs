@@ -8,6 +8,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -80,9 +81,7 @@ impl Log for Sink {
 pub fn start(component: &str, path: Option<&Path>, format: Format, level: LevelFilter) -> Result<()> {
     let out = match path {
         None => Out::Stderr,
-        Some(path) => OpenOptions::new()
-            .append(true)
-            .create(true)
+        Some(path) => options(path)
             .open(path)
             .map(Out::File)
             .attempt(|| format!("open log file {}", path.display()))?,
@@ -95,6 +94,16 @@ pub fn start(component: &str, path: Option<&Path>, format: Format, level: LevelF
     log::set_boxed_logger(Box::new(sink)).map_err(|e| Error::new(Kind::Bug, "start the log twice").because(e))?;
     log::set_max_level(level);
     Ok(())
+}
+
+/// A FIFO is opened for both ways and without blocking: a reader that has gone, or one that is slow, must not stop us.
+fn options(path: &Path) -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true);
+    if std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()) {
+        options.read(true).custom_flags(libc::O_NONBLOCK);
+    }
+    options
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::{Context, Kind, Result, sys};
 
@@ -62,6 +63,21 @@ impl Pidfd {
         }
     }
 
+    /// Takes a child of ours off the list of processes, once it has ended: its exit code, 128+n after signal n. Errors: when it
+    /// is no child of ours.
+    pub fn reap(&self) -> Result<u8> {
+        let what = || format!("reap process {}", self.pid);
+        loop {
+            let code = match waitid(Id::PIDFd(self.fd.as_fd()), WaitPidFlag::WEXITED) {
+                Ok(WaitStatus::Exited(_, code)) => code,
+                Ok(WaitStatus::Signaled(_, signal, _)) => 128 + signal as i32,
+                Ok(_) | Err(nix::Error::EINTR) => continue,
+                Err(e) => return Err(e).attempt(what),
+            };
+            return Ok(u8::try_from(code).unwrap_or(u8::MAX));
+        }
+    }
+
     /// SIGKILL, then waits for the end; fine when it has ended already.
     pub fn kill(&self) -> Result<()> {
         match self.signal(libc::SIGKILL) {
@@ -96,7 +112,9 @@ mod tests {
         let held = Pidfd::open(i32::try_from(child.id()).unwrap()).unwrap();
         assert!(!held.wait(Some(Duration::ZERO)).unwrap());
         held.kill().unwrap();
-        child.wait().unwrap();
+        assert_eq!(held.reap().unwrap(), 137);
+        assert!(held.reap().is_err(), "no child any more");
+        assert!(child.wait().is_err());
         assert_eq!(held.signal(libc::SIGTERM).unwrap_err().kind(), Kind::Gone);
         held.kill().unwrap();
     }

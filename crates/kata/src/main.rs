@@ -5,8 +5,10 @@
 
 mod berth;
 mod cgroup;
+mod containerd;
 mod device;
 mod doctor;
+mod door;
 mod guest;
 mod link;
 mod monitor;
@@ -31,10 +33,14 @@ fn main() -> ExitCode {
     if name == "kata-runtime" {
         return runtime::main(&args);
     }
+    if let Some(kind) = containerd::runtime_type(name) {
+        return containerd::main(&kind, &args);
+    }
     let word = args.first().and_then(|word| word.to_str()).unwrap_or_default();
     let rest = args.get(1..).unwrap_or_default();
     match word {
         "runtime" => runtime::main(rest),
+        "containerd-shim" => containerd::main(containerd::TYPE, rest),
         "monitor" => monitor::main(rest),
         "device" => device::main(rest),
         "shim" => shim::main(rest),

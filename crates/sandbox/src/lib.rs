@@ -27,7 +27,7 @@ pub mod standby;
 mod stats;
 mod sys;
 
-pub use keeper::Blueprint;
+pub use keeper::{Blueprint, end_of};
 pub use origin::Origin;
 pub use sandbox::Sandbox;
 pub use share::Share;

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use api::agent::Stdio;
-use api::monitor::{AttachRequest, AttachResponse, InspectRequest, InspectResponse};
+use api::monitor::{AttachRequest, AttachResponse, InspectRequest, InspectResponse, OomRequest, OomResponse};
 use api::task::api::{
     CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse,
     DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, PidsResponse,
@@ -270,6 +270,13 @@ impl api::monitor_ttrpc::Monitor for Wire {
         Ok(InspectResponse {
             json: reply(self.0.saved().json())?,
             ..InspectResponse::default()
+        })
+    }
+
+    async fn oom(&self, _: &TtrpcContext, request: OomRequest) -> ttrpc::Result<OomResponse> {
+        Ok(OomResponse {
+            kills: reply(self.0.oom(&request.id, request.seen).await)?,
+            ..OomResponse::default()
         })
     }
 }

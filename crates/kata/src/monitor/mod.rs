@@ -11,7 +11,6 @@
 
 mod arguments;
 mod builder;
-mod door;
 mod leases;
 pub mod plan;
 mod standby;
@@ -35,10 +34,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::berth::{self, Berth, Home};
 use crate::cgroup::{Company, Group, Place};
+use crate::door::Door;
 use crate::shim::refusal;
 use arguments::Arguments;
 use builder::Builder;
-use door::Door;
 use leases::{Leases, Outcome};
 
 /// How long clients may take to read the last answers.
@@ -165,7 +164,7 @@ impl Life {
             ..
         } = self;
         let end = runtime.block_on(async {
-            let door = Door::open(&home.path().join("monitor.sock"))?;
+            let door = Door::over(base::socket::listen(&home.path().join("monitor.sock"))?)?;
             let mut spans = Spans::since(origin);
             spans.end("monitor", origin);
             let sandbox = Sandbox::new(&id, home.path(), share, plan, standby, spans)?;

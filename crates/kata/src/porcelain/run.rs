@@ -22,7 +22,7 @@ use super::root::{Config, Root};
 use super::timeline::Timeline;
 use super::volume::Volume;
 use super::{Failure, Here, end, name, network, spec};
-use crate::runtime::create::Made;
+use crate::runtime::create::{Given, Made};
 use crate::runtime::{Globals, print, signal};
 use crate::shim::{Launch, Stdio};
 
@@ -74,7 +74,11 @@ fn make(here: &Here, args: &RunArgs, interrupt: &mut Interrupt) -> Result<u8, Fa
         ..here.globals(Some(place.log()))
     };
     let bundle = Bundle::open(&place.bundle())?;
-    let made = Made::new(&globals, &record.id, &bundle, mounts, &|lease| {
+    let given = Given {
+        rootfs: mounts,
+        ..Given::default()
+    };
+    let made = Made::new(&globals, &record.id, &bundle, given, &|lease| {
         interrupt.cuts(lease.socket()?)
     });
     let made = made.map_err(Failure::of_start)?;
@@ -88,7 +92,7 @@ fn make(here: &Here, args: &RunArgs, interrupt: &mut Interrupt) -> Result<u8, Fa
     if args.detach {
         let launch = Launch {
             record: Some(place.path().to_owned()),
-            stdio: Some(detached_stdio(place, args)?),
+            stdio: Some(detached_stdio(place, args)?.map(Some)),
             ..made.launch(None)
         };
         made.detach(launch, None, started).map_err(Failure::of_start)?;

@@ -14,22 +14,19 @@ use oci::{Bundle, Moment, State, Status};
 
 use super::arguments::{CreateArgs, RunArgs};
 use super::container::Container;
-use super::exec::STREAM;
 use super::lease::{self, Lease};
-use super::{Globals, delete, hook};
+use super::{Globals, delete, exec, hook};
 use crate::berth;
 use crate::link::{Link, TASK};
-use crate::shim::{Carry, Launch, Size, Stdio};
+use crate::shim::{Carry, Launch, Size, Stdio, Streams};
 
 pub fn create(globals: &Globals, args: &CreateArgs) -> Result<()> {
     let bundle = Bundle::open(&args.bundle)?;
     check_terminal(bundle.terminal(), true, args.console_socket.is_some())?;
     warn_of_descriptors(args.preserve_fds);
-    let made = Made::new(globals, &args.id, &bundle, Vec::new(), &|_| Ok(()))?;
-    let shim = made.launch(args.console_socket.clone()).start()?;
-    made.finish(args.pid_file.as_deref(), shim.pid())?;
-    shim.release();
-    made.lease.release()
+    let made = Made::new(globals, &args.id, &bundle, Given::default(), &|_| Ok(()))?;
+    let launch = made.launch(args.console_socket.clone());
+    made.leave(launch, args.pid_file.as_deref()).map(|_| ())
 }
 
 /// The answer is the container's exit code, 0 when detached.
@@ -38,7 +35,7 @@ pub fn run(globals: &Globals, args: &RunArgs) -> Result<u8> {
     let bundle = Bundle::open(&create.bundle)?;
     check_terminal(bundle.terminal(), args.detach, create.console_socket.is_some())?;
     warn_of_descriptors(create.preserve_fds);
-    let made = Made::new(globals, &create.id, &bundle, Vec::new(), &|_| Ok(()))?;
+    let made = Made::new(globals, &create.id, &bundle, Given::default(), &|_| Ok(()))?;
     let pid_file = create.pid_file.as_deref();
     if args.detach {
         let launch = made.launch(create.console_socket.clone());
@@ -46,6 +43,15 @@ pub fn run(globals: &Globals, args: &RunArgs) -> Result<u8> {
     }
     let stdio = Stdio::inherited(bundle.terminal())?;
     made.attend(stdio, pid_file, args.keep, |_| ())
+}
+
+/// What a caller has for a container beside its bundle.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// Mounted by the monitor in place of the bundle's root.
+    pub rootfs: Vec<Mount>,
+    /// Of its process.
+    pub streams: Streams,
 }
 
 /// A container that is made in the guest and not yet known outside.
@@ -59,13 +65,13 @@ pub struct Made<'a> {
 }
 
 impl<'a> Made<'a> {
-    /// Makes it, in a sandbox of its own or in the one that its spec or its annotations name. The monitor mounts `rootfs`, where there is one, in place of the bundle's root. `watch` is shown the lease before
-    /// the long part. Errors: `Exists` when the id is taken, else what the monitor met.
+    /// Makes it, in a sandbox of its own or in the one that its spec or its annotations name. `watch` is shown the lease before the
+    /// long part. Errors: `Exists` when the id is taken, else what the monitor met.
     pub fn new(
         globals: &'a Globals,
         id: &str,
         bundle: &'a Bundle,
-        rootfs: Vec<Mount>,
+        given: Given,
         watch: &dyn Fn(&Lease) -> Result<()>,
     ) -> Result<Made<'a>> {
         base::id::check(id)?;
@@ -87,14 +93,14 @@ impl<'a> Made<'a> {
             lease,
         };
         let terminal = bundle.terminal();
-        let error = if terminal { "" } else { STREAM };
+        let [input, output, error] = exec::places(given.streams, terminal);
         let request = CreateTaskRequest {
             id: id.to_owned(),
             bundle: bundle.dir().to_string_lossy().into_owned(),
-            rootfs,
+            rootfs: given.rootfs,
             terminal,
-            stdin: STREAM.to_owned(),
-            stdout: STREAM.to_owned(),
+            stdin: input.to_owned(),
+            stdout: output.to_owned(),
             stderr: error.to_owned(),
             ..CreateTaskRequest::default()
         };
@@ -124,6 +130,16 @@ impl<'a> Made<'a> {
             record: None,
             stdio: None,
         }
+    }
+
+    /// Leaves it, created, to its shim and its monitor. The answer is the shim's pid.
+    pub fn leave(self, launch: Launch, pid_file: Option<&Path>) -> Result<u32> {
+        let shim = launch.start()?;
+        let pid = shim.pid();
+        self.finish(pid_file, pid)?;
+        shim.release();
+        self.lease.release()?;
+        Ok(pid)
     }
 
     /// Starts its process, which lives on with its shim. `started` is called once it runs.

@@ -16,12 +16,20 @@ use super::arguments::ExecArgs;
 use super::container::Container;
 use super::{Globals, create, process};
 use crate::link::TASK;
-use crate::shim::{Carry, Launch, Stdio};
+use crate::shim::{Carry, Launch, Stdio, Streams};
 
 /// How containerd marks a process that travels as JSON.
 const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 /// The client dials the stream itself.
-pub const STREAM: &str = "stream:";
+const STREAM: &str = "stream:";
+
+/// What the monitor is told of a process's streams, input first. A terminal is one stream, for both ways.
+pub fn places(streams: Streams, terminal: bool) -> [&'static str; 3] {
+    if terminal {
+        return [STREAM, STREAM, ""];
+    }
+    streams.0.map(|has| if has { STREAM } else { "" })
+}
 
 /// The answer is the process's exit code, 0 when detached.
 pub fn exec(globals: &Globals, args: &ExecArgs) -> Result<u8> {
@@ -80,7 +88,7 @@ pub fn detach(
         size: create::console_size(process),
         log: globals.log.clone(),
         record: None,
-        stdio,
+        stdio: stdio.map(|stdio| stdio.map(Some)),
     };
     let shim = launch.start()?;
     create::write_pid(pid_file, shim.pid())?;
@@ -111,13 +119,13 @@ fn register(container: &Container, process: &Process) -> Result<String> {
         ..Any::default()
     };
     let terminal = process.terminal().unwrap_or(false);
-    let error = if terminal { "" } else { STREAM };
+    let [input, output, error] = places(Streams::ALL, terminal);
     let request = ExecProcessRequest {
         id: container.id().to_owned(),
         exec_id: exec_id.clone(),
         terminal,
-        stdin: STREAM.to_owned(),
-        stdout: STREAM.to_owned(),
+        stdin: input.to_owned(),
+        stdout: output.to_owned(),
         stderr: error.to_owned(),
         spec: Some(spec).into(),
         ..ExecProcessRequest::default()

@@ -47,7 +47,7 @@ fn one(hook: &Hook, state: &State) -> Result<()> {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::inherit());
-    let mut child = command.spawn().attempt(|| "start it".into())?;
+    let mut child = base::inherited::spawn(&mut command, &[]).attempt(|| "start it".into())?;
     // A hook need not read its input.
     match child.stdin.take().map(|mut stdin| stdin.write_all(&input)) {
         Some(Err(e)) if e.kind() != ErrorKind::BrokenPipe => return Err(e).attempt(|| "write the state to it".into()),

@@ -14,7 +14,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,6 @@ use std::time::{Duration, Instant};
 
 use base::pidfd::Pidfd;
 use base::{Context, Error, Kind, Result};
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use oci::Bundle;
 
 use super::{Globals, join};
@@ -193,7 +192,6 @@ fn spawn(globals: &Globals, id: &str, bundle: &Bundle) -> Result<Lease> {
     let what = || format!("start the monitor of {id}");
     let (ours, theirs) = UnixStream::pair().attempt(what)?;
     let theirs = OwnedFd::from(theirs);
-    fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty())).attempt(what)?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("kata").arg("monitor");
     for (name, value) in [
@@ -215,12 +213,8 @@ fn spawn(globals: &Globals, id: &str, bundle: &Bundle) -> Result<Lease> {
     }
     command.args(globals.log.arguments());
     let null = || Stdio::null();
-    let mut child = command
-        .stdin(null())
-        .stdout(null())
-        .stderr(null())
-        .spawn()
-        .attempt(what)?;
+    command.stdin(null()).stdout(null()).stderr(null());
+    let mut child = base::inherited::spawn(&mut command, &[theirs.as_fd()]).attempt(what)?;
     drop(theirs);
     let pid = i32::try_from(child.id()).context(Kind::Bug, || "read a pid".into())?;
     let monitor = Pidfd::open(pid)?;

@@ -34,7 +34,7 @@ use crate::shim::{self, Log};
 use arguments::{Line, Verb};
 
 /// What the global flags say.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Globals {
     /// Absolute.
     pub root: PathBuf,

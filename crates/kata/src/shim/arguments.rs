@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use base::{Context, Error, Kind, Result};
 
 use super::launch::Log;
+use super::stream::Streams;
 use super::terminal::Size;
 
 /// What the shim is started with.
@@ -20,6 +21,7 @@ pub struct Arguments {
     pub terminal: bool,
     pub console: Option<PathBuf>,
     pub size: Option<Size>,
+    pub streams: Streams,
     /// The porcelain's directory of the container, which is told of the end.
     pub record: Option<PathBuf>,
     /// Descriptor that takes [`super::launch::READY`] or a refusal.
@@ -57,6 +59,9 @@ impl Arguments {
         if let Some(size) = self.size {
             put("size", &format!("{}x{}", size.rows, size.columns));
         }
+        if self.streams != Streams::ALL {
+            put("streams", &self.streams.to_string());
+        }
         put("ready-fd", &self.ready.to_string());
         words.extend(self.log.arguments());
         words
@@ -82,6 +87,7 @@ impl Arguments {
                 b"--terminal" => arguments.terminal = true,
                 b"--console-socket" => arguments.console = Some(path()),
                 b"--record" => arguments.record = Some(path()),
+                b"--streams" => arguments.streams = Streams::parse(&text())?,
                 b"--size" => arguments.size = Some(size(&text())?),
                 b"--ready-fd" => arguments.ready = text().parse().attempt(|| format!("read argument {word:?}"))?,
                 b"--log" => arguments.log.file = Some(path()),
@@ -126,6 +132,7 @@ mod tests {
             terminal: true,
             console: Some("/c.sock".into()),
             size: Some(Size { rows: 24, columns: 80 }),
+            streams: Streams([false, true, false]),
             record: Some("/r".into()),
             ready: 5,
             log: Log {
@@ -142,7 +149,7 @@ mod tests {
             ..Arguments::default()
         };
         assert_eq!(Arguments::parse(&least.write()).unwrap(), least);
-        for bad in ["--dir", "--nonsense=1", "--size=3", "--id=x"] {
+        for bad in ["--dir", "--nonsense=1", "--size=3", "--streams=3", "--id=x"] {
             assert!(Arguments::parse(&[bad.into()]).is_err(), "{bad}");
         }
     }

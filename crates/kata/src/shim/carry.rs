@@ -20,7 +20,7 @@ use sandbox::saved::Saved;
 
 use super::flow::Flow;
 use super::signals::Signals;
-use super::stream;
+use super::stream::{self, Streams};
 use super::terminal::{self, Raw, Size};
 use crate::link::{Answer, Link, MONITOR, TASK, Ticket};
 
@@ -75,6 +75,23 @@ impl Stdio {
         }
         let error = std::io::stderr().as_fd().try_clone_to_owned().attempt(what)?;
         Ok(Stdio::Streams([Some(input), Some(output), Some(error)]))
+    }
+}
+
+impl Stdio {
+    /// Without the streams that the process does not have. A terminal is one stream.
+    pub fn only(self, streams: Streams) -> Stdio {
+        match self {
+            Stdio::Streams([input, output, error]) => {
+                let [has_input, has_output, has_error] = streams.0;
+                Stdio::Streams([
+                    input.filter(|_| has_input),
+                    output.filter(|_| has_output),
+                    error.filter(|_| has_error),
+                ])
+            }
+            other => other,
+        }
     }
 }
 

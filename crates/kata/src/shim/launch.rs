@@ -4,16 +4,17 @@
 
 use std::ffi::OsString;
 use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use base::{Context, Error, Kind, Result};
 use log::LevelFilter;
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::fcntl::OFlag;
 
 use super::arguments::Arguments;
+use super::stream::Streams;
 use super::terminal::Size;
 
 /// What a ready shim writes.
@@ -84,8 +85,9 @@ pub struct Launch {
     pub log: Log,
     /// The porcelain's directory of the container, which is told of the end.
     pub record: Option<PathBuf>,
-    /// Standard input, output and error in place of the caller's, whose terminal is none of its business then.
-    pub stdio: Option<[OwnedFd; 3]>,
+    /// Standard input, output and error in place of the caller's, whose terminal is none of its business then; `None` for a stream
+    /// that the process does not have.
+    pub stdio: Option<[Option<OwnedFd>; 3]>,
 }
 
 /// A shim that is ready; killed on drop unless released.
@@ -124,7 +126,6 @@ impl Launch {
         let (mut ready, told) = nix::unistd::pipe2(OFlag::O_CLOEXEC)
             .map(|(reader, writer)| (std::fs::File::from(reader), writer))
             .attempt(what)?;
-        fcntl(&told, FcntlArg::F_SETFD(FdFlag::empty())).attempt(what)?;
         let elsewhere = self.console.is_some();
         let console = self.console.map(std::path::absolute).transpose().attempt(what)?;
         let mut log = self.log;
@@ -137,22 +138,23 @@ impl Launch {
             console,
             size: self.size,
             record: self.record,
+            streams: self
+                .stdio
+                .as_ref()
+                .map_or(Streams::ALL, |stdio| Streams(stdio.each_ref().map(Option::is_some))),
             ready: told.as_raw_fd(),
             log,
         };
         let mut command = Command::new("/proc/self/exe");
         command.arg0("kata").arg("shim").args(arguments.write());
-        if let Some([input, output, error]) = self.stdio {
-            command
-                .stdin(Stdio::from(input))
-                .stdout(Stdio::from(output))
-                .stderr(Stdio::from(error))
-                .process_group(0);
+        if let Some(stdio) = self.stdio {
+            let [input, output, error] = stdio.map(|stream| stream.map_or_else(Stdio::null, Stdio::from));
+            command.stdin(input).stdout(output).stderr(error).process_group(0);
         } else if elsewhere {
             // The process has its streams on the console; ours are the engine's, who waits for their end.
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         }
-        let child = command.spawn().attempt(what)?;
+        let child = base::inherited::spawn(&mut command, &[told.as_fd()]).attempt(what)?;
         let shim = Shim { child, armed: true };
         drop(told);
         let mut answer = String::new();

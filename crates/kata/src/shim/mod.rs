@@ -27,6 +27,7 @@ use crate::link::Link;
 use arguments::Arguments;
 pub use carry::{Carry, Stdio};
 pub use launch::{Launch, Log, parse_refusal, refusal};
+pub use stream::Streams;
 pub use terminal::Size;
 
 /// `args` without the program's name and the role's word; made by [`Launch`].
@@ -80,7 +81,7 @@ fn carry(arguments: Arguments, ready: &mut Option<File>) -> Result<u8> {
             socket: terminal::connect(&path)?,
             size: arguments.size,
         },
-        None => Stdio::inherited(arguments.terminal)?,
+        None => Stdio::inherited(arguments.terminal)?.only(arguments.streams),
     };
     // Only an engine looks at the files of the pid that stands for a container; without one, we write a record at the end.
     let view = match (&arguments.record, arguments.exec_id.as_str()) {

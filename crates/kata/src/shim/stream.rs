@@ -15,6 +15,43 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Longest line that the vsock device answers.
 const LINE: usize = 64;
 
+/// Which of input, output and error a process has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Streams(pub [bool; 3]);
+
+impl Streams {
+    /// As most have it.
+    pub const ALL: Streams = Streams([true; 3]);
+
+    /// Reads what `Display` wrote. Errors: `Invalid`.
+    pub fn parse(text: &str) -> Result<Streams> {
+        let mut streams = Streams([false; 3]);
+        for digit in text.bytes() {
+            let number = usize::from(digit.wrapping_sub(b'0'));
+            let stream = streams.0.get_mut(number);
+            *stream
+                .ok_or_else(|| Error::new(Kind::Invalid, format!("streams {text:?} are not some of 0, 1 and 2")))? =
+                true;
+        }
+        Ok(streams)
+    }
+}
+
+impl Default for Streams {
+    fn default() -> Streams {
+        Streams::ALL
+    }
+}
+
+impl std::fmt::Display for Streams {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let numbers = self.0.iter().enumerate().filter(|(_, has)| **has);
+        numbers
+            .map(|(number, _)| number)
+            .try_for_each(|number| write!(f, "{number}"))
+    }
+}
+
 /// Opens the stream that `hello` names. The socket is blocking. Errors: `Guest` when the agent refuses.
 pub fn dial(dir: &Path, hello: &Hello) -> Result<UnixStream> {
     let what = || format!("open stream {} of {}", hello.fd, hello.id);

@@ -155,6 +155,15 @@ impl Sandbox {
         .await
     }
 
+    /// Waits until another number than `seen` of the container's processes has been killed for want of memory.
+    pub async fn oom(&self, id: &str, seen: u64) -> Result<u64> {
+        self.until(|state| match state.container(id) {
+            Ok(container) => (container.oom_kills != seen).then_some(Ok(container.oom_kills)),
+            Err(e) => Some(Err(e)),
+        })
+        .await
+    }
+
     /// Signals a process, or all of a container.
     pub async fn kill(&self, id: &str, exec_id: &str, signal: u32, all: bool) -> Result<()> {
         let guest = self.guest_of(id, |container| {

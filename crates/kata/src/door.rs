@@ -1,9 +1,8 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
-//! The monitor's socket, and how many clients are inside: who leaves must not cut off an answer.
+//! A service's socket, and how many clients are inside: who leaves must not cut off an answer.
 
 use std::io;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as Poller, Poll};
@@ -23,9 +22,8 @@ pub struct Door {
 }
 
 impl Door {
-    /// Listens on `path`.
-    pub fn open(path: &Path) -> Result<Door> {
-        let listener = base::socket::listen(path)?;
+    /// For a socket that listens.
+    pub fn over(listener: std::os::unix::net::UnixListener) -> Result<Door> {
         listener.set_nonblocking(true).attempt(|| "unblock a listener".into())?;
         let listener = UnixListener::from_std(listener).attempt(|| "watch a listener".into())?;
         Ok(Door {

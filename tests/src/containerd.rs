@@ -1,0 +1,223 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! containerd with a root, a state and a socket of its own, `ctr`, and the shim under test. All that it has made goes when it is
+//! dropped.
+
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::world::binaries;
+use crate::{Outcome, Runtime, World, command};
+
+/// The image of all containers.
+pub const IMAGE: &str = "docker.io/library/test:1";
+
+/// See the module.
+#[derive(Debug)]
+pub struct Containerd<'w> {
+    world: &'w World,
+    daemon: Mutex<Child>,
+}
+
+impl<'w> Containerd<'w> {
+    /// None when it is not installed.
+    pub fn new(world: &'w World) -> Option<Containerd<'w>> {
+        Command::new("containerd").arg("--version").output().ok()?;
+        let dir = world.dir();
+        fs::create_dir(dir.join("bin")).expect("make a directory");
+        let kata = fs::canonicalize(binaries().join("kata")).expect("kata is built");
+        symlink(kata, dir.join("bin/containerd-shim-kata-v2")).expect("link the shim");
+        let config = format!(
+            "version = 2\nroot = \"{0}/engine/root\"\nstate = \"{0}/engine/state\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+             [grpc]\naddress = \"{0}/c.sock\"\n[debug]\nlevel = \"debug\"\n",
+            dir.display()
+        );
+        fs::write(dir.join("containerd.toml"), config).expect("write the configuration");
+        let containerd = Containerd {
+            world,
+            daemon: Mutex::new(daemon(dir)),
+        };
+        containerd.serves();
+        containerd.import();
+        Some(containerd)
+    }
+
+    fn serves(&self) {
+        command::until("containerd answers", || self.ctr(&["version"]).code == 0);
+    }
+
+    /// A docker archive of one layer.
+    fn import(&self) {
+        let bundle = self.world.bundle("image", "true");
+        let parts = self.world.dir().join("archive");
+        fs::create_dir(&parts).expect("make a directory");
+        let mut pack = Command::new("tar");
+        pack.arg("-C").arg(bundle.rootfs()).arg("-cf");
+        command::run(pack.arg(parts.join("layer.tar")).arg("."), b"").exits(0);
+        let layer = fs::read(parts.join("layer.tar")).expect("read the layer");
+        let digest: String = Sha256::digest(&layer)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let config = json!({
+            "architecture": "amd64", "os": "linux", "config": { "Env": ["PATH=/bin"], "Cmd": ["sh"] },
+            "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] }
+        });
+        let manifest = json!([{ "Config": "config.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"] }]);
+        fs::write(parts.join("config.json"), config.to_string()).expect("write");
+        fs::write(parts.join("manifest.json"), manifest.to_string()).expect("write");
+        let archive = self.world.dir().join("image.tar");
+        let mut pack = Command::new("tar");
+        pack.arg("-C").arg(&parts).arg("-cf").arg(&archive);
+        pack.args(["manifest.json", "config.json", "layer.tar"]);
+        command::run(&mut pack, b"").exits(0);
+        self.ctr(&["images", "import", &archive.to_string_lossy()]).exits(0);
+    }
+
+    /// The runtime type under test.
+    pub fn runtime(&self) -> &'static str {
+        match self.world.runtime {
+            Runtime::Reference => "io.containerd.runc.v2",
+            Runtime::Ours => "io.containerd.kata.v2",
+        }
+    }
+
+    /// containerd's namespace of this world.
+    pub fn namespace(&self) -> String {
+        self.world.id("ns")
+    }
+
+    /// `ctr args…`.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("ctr");
+        command.arg("--address").arg(self.world.dir().join("c.sock"));
+        command.args(["--namespace", &self.namespace()]);
+        command.args(args).current_dir(self.world.dir());
+        command
+    }
+
+    /// As [`Containerd::command`], to its end.
+    #[track_caller]
+    pub fn ctr(&self, args: &[&str]) -> Outcome {
+        command::run(&mut self.command(args), b"")
+    }
+
+    /// The words of `ctr run` with `options`, a container's name and its process `sh -c script`.
+    pub fn run_words<'a>(&self, options: &[&'a str], name: &'a str, script: &'a str) -> Vec<&'a str> {
+        let mut words = vec!["run", "--runtime", self.runtime()];
+        words.extend(options);
+        words.extend([IMAGE, name, "sh", "-c", script]);
+        words
+    }
+
+    /// `ctr run`.
+    #[track_caller]
+    pub fn run(&self, options: &[&str], name: &str, script: &str) -> Outcome {
+        self.ctr(&self.run_words(options, name, script))
+    }
+
+    /// What `ctr tasks ls` says of a task: its pid and where it stands.
+    pub fn task(&self, name: &str) -> Option<(i32, String)> {
+        let list = self.ctr(&["tasks", "ls"]).text();
+        let line = list.lines().find(|line| line.split_whitespace().next() == Some(name))?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        Some((words.get(1)?.parse().ok()?, (*words.get(2)?).to_owned()))
+    }
+
+    /// Waits until a task is `status`.
+    #[track_caller]
+    pub fn until(&self, name: &str, status: &str) {
+        command::until(&format!("task {name} is {status}"), || {
+            self.task(name).is_some_and(|(_, is)| is == status)
+        });
+    }
+
+    /// Where the shim of a container listens.
+    pub fn socket(&self, name: &str) -> PathBuf {
+        let bundle = self.world.dir().join("engine/state/io.containerd.runtime.v2.task");
+        let file = bundle.join(self.namespace()).join(name).join("address");
+        let address = fs::read_to_string(&file).expect("the shim wrote its address");
+        PathBuf::from(address.trim().trim_start_matches("unix://"))
+    }
+
+    /// The process that containerd talks to about a container.
+    pub fn shim(&self, name: &str) -> i32 {
+        let listing = command::run(Command::new("ss").args(["-xlp"]), b"").text();
+        let socket = self.socket(name).to_string_lossy().into_owned();
+        let line = listing.lines().find(|line| line.contains(&socket));
+        let line = line.unwrap_or_else(|| panic!("nobody listens on {socket}"));
+        let pid = line.split("pid=").nth(1).and_then(|rest| rest.split(',').next());
+        pid.and_then(|pid| pid.parse().ok()).expect("ss names the process")
+    }
+
+    /// Ends the daemon, as an update of the package does, and starts it again.
+    pub fn restart(&self) {
+        let mut running = self.daemon.lock().expect("nobody panicked with it");
+        stop(&mut running);
+        *running = daemon(self.world.dir());
+        drop(running);
+        self.serves();
+    }
+
+    /// Its log, with that of the shims.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.world.dir().join("containerd.log")).unwrap_or_default()
+    }
+}
+
+fn daemon(dir: &Path) -> Child {
+    let log = File::options()
+        .append(true)
+        .create(true)
+        .open(dir.join("containerd.log"));
+    let log = log.expect("open the log");
+    let path = std::env::var("PATH").unwrap_or_default();
+    Command::new("containerd")
+        .arg("--config")
+        .arg(dir.join("containerd.toml"))
+        .env("PATH", format!("{}:{path}", dir.join("bin").display()))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("dup"))
+        .stderr(log)
+        .spawn()
+        .expect("start containerd")
+}
+
+fn stop(daemon: &mut Child) {
+    let pid = Pid::from_raw(daemon.id().cast_signed());
+    let _ = kill(pid, Signal::SIGTERM);
+    let _ = command::end(daemon);
+}
+
+impl Drop for Containerd<'_> {
+    fn drop(&mut self) {
+        for (list, delete) in [("tasks", &["--force"][..]), ("containers", &[])] {
+            let names = self.ctr(&[list, "ls", "-q"]).text();
+            for name in names.lines() {
+                let words = [&[list, "delete"], delete, &[name]].concat();
+                let gone = self.ctr(&words);
+                if gone.code != 0 {
+                    eprintln!("ctr {}: {}", words.join(" "), gone.stderr);
+                }
+            }
+        }
+        stop(&mut self.daemon.lock().expect("nobody panicked with it"));
+        for shims in ["runc", "kata"] {
+            // Of the namespace; empty by now.
+            let _ = fs::remove_dir(Path::new("/run/containerd").join(shims).join(self.namespace()));
+        }
+        // Containers' groups are below one of the namespace's name, which nobody removes.
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(hierarchy.path().join(self.namespace()));
+        }
+        let _ = fs::remove_dir(Path::new("/sys/fs/cgroup").join(self.namespace()));
+    }
+}
