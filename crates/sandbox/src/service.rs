@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use api::agent::Stdio;
-use api::monitor::{AttachRequest, AttachResponse, InspectRequest, InspectResponse};
+use api::monitor::{
+    AttachRequest, AttachResponse, InspectRequest, InspectResponse, ProcessesRequest, ProcessesResponse,
+};
 use api::task::api::{
     CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse,
     DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, PidsResponse,
@@ -270,6 +272,15 @@ impl api::monitor_ttrpc::Monitor for Wire {
         Ok(InspectResponse {
             json: reply(self.0.saved().json())?,
             ..InspectResponse::default()
+        })
+    }
+
+    async fn processes(&self, _: &TtrpcContext, request: ProcessesRequest) -> ttrpc::Result<ProcessesResponse> {
+        let files = reply(self.0.files(&request.id, request.after).await)?;
+        let table = files.write_to_bytes();
+        Ok(ProcessesResponse {
+            table: reply(table.context(Kind::Bug, || "write the processes".into()))?,
+            ..ProcessesResponse::default()
         })
     }
 }
