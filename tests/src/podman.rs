@@ -77,6 +77,18 @@ impl Drop for Podman<'_> {
         if gone.code != 0 {
             eprintln!("podman rm: {}", gone.stderr);
         }
+        // Each conmon has Podman clean up once more when its container has ended, which mounts the storage again.
+        let ours = self.world.dir().display().to_string();
+        for _ in 0..100 {
+            let busy = command::run(
+                Command::new("pgrep").args(["--full", &format!("podman.*{ours}|conmon.*{ours}")]),
+                b"",
+            );
+            if busy.code != 0 {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
         let storage = self.world.dir().join("storage/overlay");
         // Podman keeps a mount of its storage for itself.
         let _ = command::run(Command::new("umount").arg(storage), b"");

@@ -17,6 +17,7 @@ pub fn cases() -> Vec<Trial> {
         case("volumes_and_copies", everyday::files),
         case("networks_and_ports", everyday::network),
         case("many_at_once", many),
+        case("top_shows_the_containers_processes", top),
     ]
 }
 
@@ -50,5 +51,81 @@ fn many(podman: &dyn Engine, seen: &mut Behaviours<'_>) {
                 assert_eq!(thread.join().expect("it runs").exits(0).text(), n.to_string());
             }
         });
+    });
+}
+
+/// `podman top` without arguments of ps looks for itself, in the mount namespace of the container's pid.
+fn top(podman: &Podman<'_>, w: &World) {
+    let run: &[&str] = &["run", "--detach", "--network", "none", "--name"];
+    let start = |name: &str, options: &[&str], script: &str| {
+        let args = [run, &[name], options, &[IMAGE, "sh", "-c", script]].concat();
+        podman.run(&args).exits(0);
+    };
+    // Each line as words.
+    let table = |args: &[&str]| -> Vec<Vec<String>> {
+        let text = podman.run(&[&["top"], args].concat()).exits(0).text();
+        let lines = text.lines().map(|line| line.split_whitespace().map(str::to_owned));
+        lines.map(Iterator::collect).collect()
+    };
+    let users = "su user -s /bin/sh -c 'exec sleep 2000' & sleep 1000 & wait";
+    start("c", &[], users);
+    command::until("all processes run their programs", || {
+        let comms = table(&["c", "args"]);
+        comms.contains(&["sleep", "2000"].map(str::to_owned).to_vec())
+            && comms.contains(&["sleep", "1000"].map(str::to_owned).to_vec())
+    });
+
+    let default = table(&["c"]);
+    assert_eq!(default[0].join(" "), "USER PID PPID %CPU ELAPSED TTY TIME COMMAND");
+    let line = |end: &str| {
+        let found = default.iter().find(|line| line.join(" ").ends_with(end));
+        found.unwrap_or_else(|| panic!("{end:?} is in {default:?}"))
+    };
+    assert_eq!(default.len(), 4, "{default:?}");
+    assert_eq!(line("wait")[..3], ["root", "1", "0"]);
+    for (user, end) in [("user", "sleep 2000"), ("root", "sleep 1000")] {
+        let line = line(end);
+        assert_eq!(
+            (line[0].as_str(), line[2].as_str(), line[5].as_str()),
+            (user, "1", "?"),
+            "{line:?}"
+        );
+        // The pid is the one that the container knows.
+        let inside = podman.run(&["exec", "c", "cat", &format!("/proc/{}/cmdline", line[1])]);
+        assert_eq!(inside.exits(0).text().replace('\0', " ").trim_end(), end);
+        // Started after the boot and before now.
+        assert!(line[4].ends_with('s') && !line[4].starts_with('-'), "{line:?}");
+    }
+
+    let explicit = table(&[
+        "c", "user", "pid", "ppid", "pcpu", "etime", "tty", "time", "comm", "state", "pgid", "nice", "vsz", "rss",
+        "group", "capeff", "seccomp", "args",
+    ]);
+    assert_eq!(explicit.len(), 4, "{explicit:?}");
+    let user = explicit
+        .iter()
+        .find(|line| line[0] == "user")
+        .expect("the user's process is listed");
+    assert_eq!((user[13].as_str(), user[15].as_str()), ("user", "filter"), "{user:?}");
+    assert_eq!(user[14], "none", "{user:?}");
+    assert!(["S", "R", "D"].contains(&user[8].as_str()), "{user:?}");
+    // Pids of the host: those of a machine's processes are none.
+    let host = table(&["c", "pid", "hpid"]);
+    assert_eq!(host[1][1] == "?", w.runtime == Runtime::Ours, "{host:?}");
+
+    std::thread::scope(|scope| {
+        let wait = "until test -e /tmp/seen; do sleep 0.1; done";
+        let joined = scope.spawn(move || podman.run(&["exec", "c", "sh", "-c", wait]).code);
+        command::until("a process that joined is listed", || {
+            let table = table(&["c", "ppid", "args"]);
+            table.iter().any(|line| line[0] == "0" && line.join(" ").contains(wait))
+        });
+        podman.run(&["exec", "c", "touch", "/tmp/seen"]).exits(0);
+        assert_eq!(joined.join().expect("it runs"), 0);
+    });
+
+    start("t", &["--tty"], "sleep 100 & wait");
+    command::until("the terminal is listed", || {
+        table(&["t", "pid", "tty"]).contains(&["1", "pts/0"].map(str::to_owned).to_vec())
     });
 }

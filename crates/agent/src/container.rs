@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError, RwLock};
 
 use api::agent::{CreateContainerRequest, ExecProcessRequest, SignalProcessRequest, Stdio as Wanted};
 use base::{Context, Error, Kind, Result};
-use guest::{Attachment, Create, Join, LinuxNamespaceType, Nests, namespace, validate};
+use guest::{Attachment, Create, Join, LinuxNamespaceType, Nests, namespace, table, validate};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -103,6 +103,12 @@ impl Container {
     pub fn namespace(&self, kind: LinuxNamespaceType) -> Result<OwnedFd> {
         let pid = self.pid();
         self.reaper.with(pid, || namespace::of(pid, kind))
+    }
+
+    /// The root directory that its init sees. Errors: `Gone` when that has ended.
+    pub fn root(&self) -> Result<OwnedFd> {
+        let pid = self.pid();
+        self.reaper.with(pid, || table::root(pid))
     }
 
     /// The library's view of it.

@@ -9,14 +9,16 @@ use std::time::Duration;
 use api::agent::{
     ConfigureNetworkRequest, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty, Event,
     ExecProcessRequest, ExecProcessResponse, HelloRequest, HelloResponse, IoStat, ListProcessesResponse,
-    NextEventRequest, NextWatchesRequest, Process, RaiseEventsRequest, RemoveContainerRequest, RemoveProcessRequest,
-    ResizePtyRequest, ShutdownRequest, SignalProcessRequest, StartContainerRequest, StatsContainerResponse,
-    UpdateContainerRequest, WaitProcessRequest, WaitProcessResponse, Watches,
+    NextEventRequest, NextWatchesRequest, Process, ProcessFiles, RaiseEventsRequest, ReadProcessesRequest,
+    ReadProcessesResponse, RemoveContainerRequest, RemoveProcessRequest, ResizePtyRequest, ShutdownRequest,
+    SignalProcessRequest, StartContainerRequest, StatsContainerResponse, UpdateContainerRequest, WaitProcessRequest,
+    WaitProcessResponse, Watches,
 };
 use api::agent_ttrpc::{Agent, create_agent};
 use api::{kind, port};
 use async_trait::async_trait;
 use base::{Context, Error, Kind, Result};
+use guest::table::{self, Table};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
@@ -229,6 +231,16 @@ impl Agent for Service {
         })
     }
 
+    async fn read_processes(
+        &self,
+        _: &TtrpcContext,
+        request: ReadProcessesRequest,
+    ) -> ttrpc::Result<ReadProcessesResponse> {
+        let ReadProcessesRequest { id, after, .. } = request;
+        let table = self.with(id, move |container| table::read(container.root()?, after));
+        Ok(files(table.await?))
+    }
+
     async fn update_container(&self, _: &TtrpcContext, request: UpdateContainerRequest) -> ttrpc::Result<Empty> {
         let UpdateContainerRequest { id, resources, .. } = request;
         self.with(id, move |container| container.update(&resources)).await?;
@@ -307,6 +319,24 @@ fn list(container: &Container, tasks: Vec<guest::Task>) -> Vec<Process> {
         ..Process::default()
     });
     tasks.collect()
+}
+
+fn files(table: Table) -> ReadProcessesResponse {
+    let processes = table.rows.into_iter().map(|row| ProcessFiles {
+        pid: row.pid,
+        stat: row.stat,
+        status: row.status,
+        cmdline: row.cmdline,
+        comm: row.comm,
+        ..ProcessFiles::default()
+    });
+    ReadProcessesResponse {
+        processes: processes.collect(),
+        more: table.more,
+        stat: table.stat,
+        uptime: table.uptime,
+        ..ReadProcessesResponse::default()
+    }
 }
 
 fn counters(stats: guest::cgroup::Stats) -> StatsContainerResponse {

@@ -28,6 +28,7 @@ mod rlimit;
 mod rootfs;
 mod seccomp;
 mod sys;
+pub mod table;
 mod task;
 mod tree;
 mod user;

@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime};
 use api::agent::{
     Attachment, ConfigureNetworkRequest, ContainerRequest, CreateContainerRequest, Event, ExecProcessRequest,
     HelloRequest, HelloResponse, ListProcessesResponse, Namespace, NextEventRequest, NextWatchesRequest,
-    RaiseEventsRequest, RemoveContainerRequest, RemoveProcessRequest, ResizePtyRequest, ShutdownRequest,
-    SignalProcessRequest, StartContainerRequest, StatsContainerResponse, Stdio, UpdateContainerRequest,
-    WaitProcessRequest, WaitProcessResponse,
+    RaiseEventsRequest, ReadProcessesRequest, ReadProcessesResponse, RemoveContainerRequest, RemoveProcessRequest,
+    ResizePtyRequest, ShutdownRequest, SignalProcessRequest, StartContainerRequest, StatsContainerResponse, Stdio,
+    UpdateContainerRequest, WaitProcessRequest, WaitProcessResponse,
 };
 use api::agent_ttrpc::AgentClient;
 use base::{Context, Result};
@@ -22,6 +22,8 @@ use ttrpc::context::{self, Context as Call};
 
 /// How long a call may take that the guest answers at once; emulated guests on a busy host are slow.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long one may take that a tool of the host waits for.
+const GLANCE: Duration = Duration::from_secs(10);
 /// Bytes of randomness for a fresh guest: more than its pool has.
 const ENTROPY: usize = 64;
 
@@ -179,6 +181,18 @@ impl Guest {
     /// The container's processes.
     pub async fn processes(&self, id: &str) -> Result<ListProcessesResponse> {
         said(self.agent.list_processes(soon(), &container(id)).await)
+    }
+
+    /// What the files of the container's own /proc say of its processes with greater pids than `after`. Somebody waits for it in
+    /// the kernel: not for long.
+    pub async fn files(&self, id: &str, after: u32) -> Result<ReadProcessesResponse> {
+        let request = ReadProcessesRequest {
+            id: id.to_owned(),
+            after,
+            ..ReadProcessesRequest::default()
+        };
+        let call = context::with_duration(GLANCE);
+        said(self.agent.read_processes(call, &request).await)
     }
 
     /// Changes limits: `linux.resources` as JSON.

@@ -7,7 +7,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use api::agent::Stdio;
-use api::monitor::{AttachRequest, AttachResponse, InspectRequest, InspectResponse, OomRequest, OomResponse};
+use api::monitor::{
+    AttachRequest, AttachResponse, InspectRequest, InspectResponse, OomRequest, OomResponse, ProcessesRequest,
+    ProcessesResponse,
+};
 use api::task::api::{
     CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse,
     DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, PidsResponse,
@@ -277,6 +280,15 @@ impl api::monitor_ttrpc::Monitor for Wire {
         Ok(OomResponse {
             kills: reply(self.0.oom(&request.id, request.seen).await)?,
             ..OomResponse::default()
+        })
+    }
+
+    async fn processes(&self, _: &TtrpcContext, request: ProcessesRequest) -> ttrpc::Result<ProcessesResponse> {
+        let files = reply(self.0.files(&request.id, request.after).await)?;
+        let table = files.write_to_bytes();
+        Ok(ProcessesResponse {
+            table: reply(table.context(Kind::Bug, || "write the processes".into()))?,
+            ..ProcessesResponse::default()
         })
     }
 }

@@ -6,6 +6,7 @@ use std::io::IsTerminal;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use api::monitor::{AttachRequest, AttachResponse, InspectRequest, InspectResponse};
 use api::stream::Hello;
@@ -19,6 +20,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sandbox::saved::Saved;
 
 use super::flow::Flow;
+use super::procfs::Procfs;
 use super::signals::Signals;
 use super::stream::{self, Streams};
 use super::terminal::{self, Raw, Size};
@@ -100,8 +102,13 @@ impl Carry {
     /// are connected and the process, if that was asked for, has started. Errors come only before that; afterwards, what is lost
     /// (the monitor, the machine) ends as [`LOST`] with one line in the log.
     pub fn run(self, ready: impl FnOnce() -> Result<()>) -> Result<u8> {
+        self.show(|| ready().map(|()| None))
+    }
+
+    /// As [`Carry::run`]; serves what `ready` has mounted until the process has ended.
+    pub fn show(self, ready: impl FnOnce() -> Result<Option<Procfs>>) -> Result<u8> {
         let mut running = Running::begin(self)?;
-        ready()?;
+        running.procfs = ready()?;
         Ok(running.carry())
     }
 }
@@ -120,6 +127,7 @@ struct Running {
     _raw: Option<Raw>,
     wait: Ticket,
     code: Option<u8>,
+    procfs: Option<Procfs>,
 }
 
 impl Running {
@@ -201,6 +209,7 @@ impl Running {
             window,
             _raw: raw,
             code: None,
+            procfs: None,
         };
         running.resize();
         if start && running.exec_id.is_empty() {
@@ -253,10 +262,17 @@ impl Running {
     /// Waits for something and handles it; false when the process has ended and its output has been silent for a while.
     fn turn(&mut self) -> Result<bool> {
         let ended = self.code.is_some();
+        if ended {
+            // There are none any more, and the monitor is not heard.
+            self.procfs = None;
+        }
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         if !ended {
             fds.push(PollFd::new(self.link.as_fd(), PollFlags::POLLIN));
         }
+        let looked = self.procfs.iter().flat_map(Procfs::fds);
+        fds.extend(looked.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        let lookers = fds.len() - if ended { 1 } else { 2 };
         let mut places = Vec::new();
         let skip = if ended { self.inputs } else { 0 };
         for (index, flow) in self
@@ -275,12 +291,12 @@ impl Running {
         }
         let silent = self.flows[self.inputs..].iter().all(|flow| flow.over() || flow.empty());
         let patience = match (ended && silent, self.exec_id.is_empty()) {
-            (false, _) => PollTimeout::NONE,
+            (false, _) => self.patience(),
             (true, true) => PollTimeout::from(10_000_u16),
             (true, false) => PollTimeout::from(1000_u16),
         };
         match poll(&mut fds, patience) {
-            Ok(0) => return Ok(false),
+            Ok(0) if ended => return Ok(false),
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(true),
             Err(e) => return Err(e).attempt(|| "poll".into()),
@@ -293,6 +309,7 @@ impl Running {
         let mut next = || events.next().unwrap_or(PollFlags::empty());
         let signalled = !next().is_empty();
         let answered = !ended && !next().is_empty();
+        let looked: Vec<bool> = (0..lookers).map(|_| !next().is_empty()).collect();
         for (index, reads) in places {
             let to = next();
             let from = if reads { next() } else { PollFlags::empty() };
@@ -305,7 +322,20 @@ impl Running {
             self.link.fill()?;
             self.take_answers()?;
         }
+        if let Some(procfs) = &mut self.procfs {
+            procfs.serve(&looked, &mut self.link);
+            procfs.expire();
+        }
         Ok(true)
+    }
+
+    /// How long nothing may happen while the process runs.
+    fn patience(&self) -> PollTimeout {
+        let Some(due) = self.procfs.as_ref().and_then(Procfs::due) else {
+            return PollTimeout::NONE;
+        };
+        let left = due.saturating_duration_since(Instant::now()).as_millis();
+        PollTimeout::try_from(left + 1).unwrap_or(PollTimeout::MAX)
     }
 
     fn take_answers(&mut self) -> Result<()> {
@@ -316,6 +346,12 @@ impl Running {
     }
 
     fn answered(&mut self, answer: Answer) {
+        let Some(answer) = (match &mut self.procfs {
+            Some(procfs) => procfs.answered(answer, &mut self.link),
+            None => Some(answer),
+        }) else {
+            return;
+        };
         if answer.ticket != self.wait {
             if let Err(e) = answer.parse::<api::task::api::Empty>("forward to the container") {
                 log::debug!("{}", e.chain());

@@ -7,6 +7,7 @@ mod arguments;
 mod carry;
 mod flow;
 mod launch;
+mod procfs;
 mod signals;
 mod stream;
 pub mod sys;
@@ -95,15 +96,16 @@ fn carry(arguments: Arguments, ready: &mut Option<File>) -> Result<u8> {
         start: false,
         stdio,
     };
-    let code = carry.run(|| {
+    let code = carry.show(|| {
         // The mounts of the bundle are not ours to hold.
         std::env::set_current_dir("/").attempt(|| "change to /".into())?;
-        if let Some(view) = view {
-            view.enter().attempt(|| "show the container's files".into())?;
-        }
+        let entered = view.map(view::View::enter).transpose();
+        let processes = entered.attempt(|| "show the container's files".into())?.flatten();
         // The launcher reads to the end.
         let told = ready.take().map_or(Ok(()), |mut ready| ready.write_all(launch::READY));
-        told.attempt(|| "tell the runtime that the shim is ready".into())
+        told.attempt(|| "tell the runtime that the shim is ready".into())?;
+        // Nobody has to wait for it.
+        Ok(processes.and_then(|plan| plan.mount(&arguments.id)))
     })?;
     if let Some(record) = arguments.record
         && let Err(e) = crate::porcelain::ended(record, &arguments.dir, &arguments.id, code)

@@ -4,7 +4,8 @@
 //! the host has them. Engines enter the mount namespace of the pid that stands for a container, and copy files there
 //! (`podman cp`): they must land in the container, not on the host.
 //!
-//! It knows where the monitor has mounted things; it does not mount the guest's own file systems (tmpfs, proc).
+//! It knows where the monitor has mounted things; it does not mount the guest's own file systems (tmpfs); of its
+//! proc, [`super::procfs`] shows what tells of processes.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
@@ -21,6 +22,7 @@ use nix::unistd::{chdir, fchdir, pivot_root};
 use oci::Bundle;
 use sandbox::share;
 
+use super::procfs::Plan;
 use crate::link::{Link, TASK};
 
 /// A container's files, to be entered.
@@ -32,6 +34,7 @@ pub struct View {
     rootfs: PathBuf,
     /// Where each volume is for the monitor, and in the container.
     volumes: Vec<(PathBuf, PathBuf)>,
+    processes: Option<Plan>,
 }
 
 impl View {
@@ -48,15 +51,18 @@ impl View {
         let state: StateResponse = link.call(TASK, "State", &request)?;
         let bundle = Bundle::open(Path::new(&state.bundle))?;
         let places = share::places(dir, id, &bundle);
+        let targets = places.volumes.iter().map(|(_, target)| target.as_path());
         Ok(View {
+            processes: Plan::of(&bundle, targets),
             monitor,
             rootfs: places.rootfs,
             volumes: places.volumes,
         })
     }
 
-    /// Makes it our own mount namespace; descriptors that are open stay. There must be one thread.
-    pub fn enter(self) -> Result<()> {
+    /// Makes it our own mount namespace; descriptors that are open stay. There must be one thread. What remains to be mounted there is
+    /// returned.
+    pub fn enter(self) -> Result<Option<Plan>> {
         let none = None::<&str>;
         let what = || "enter the monitor's mount namespace".to_owned();
         let mounts = openat(
@@ -81,7 +87,8 @@ impl View {
         fchdir(&root).attempt(what)?;
         pivot_root(".", ".").attempt(what)?;
         umount2(".", MntFlags::MNT_DETACH).attempt(|| "let go of the host's files".into())?;
-        chdir("/").attempt(what)
+        chdir("/").attempt(what)?;
+        Ok(self.processes)
     }
 }
 

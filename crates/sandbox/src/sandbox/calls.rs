@@ -204,6 +204,11 @@ impl Sandbox {
         guest.processes(id).await.map(|answer| answer.processes)
     }
 
+    /// What the container's own /proc says of its processes with greater pids than `after`.
+    pub async fn files(&self, id: &str, after: u32) -> Result<api::agent::ReadProcessesResponse> {
+        self.guest_of(id, |_| Ok(()))?.files(id, after).await
+    }
+
     /// The container's counters.
     pub async fn stats(&self, id: &str) -> Result<api::agent::StatsContainerResponse> {
         self.guest_of(id, |_| Ok(()))?.stats(id).await
