@@ -18,7 +18,7 @@ pub fn cases() -> Vec<Trial> {
     vec![
         both("events::of_a_directory_that_changes", |w| directory(w, "rw")),
         both("events::of_a_directory_that_is_read_only_inside", |w| {
-            directory(w, "ro")
+            directory(w, "ro");
         }),
         both("events::of_a_configuration_that_is_swapped", configuration),
         both("events::of_a_single_file", single_file),

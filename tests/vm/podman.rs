@@ -6,7 +6,7 @@ use libtest_mimic::Trial;
 use vm_tests::behaviour::Behaviours;
 use vm_tests::engine::{Engine, IMAGE};
 use vm_tests::podman::Podman;
-use vm_tests::{Verdict, both, command};
+use vm_tests::{Runtime, Verdict, both, command};
 
 use crate::everyday;
 
@@ -55,7 +55,11 @@ fn many(podman: &dyn Engine, seen: &mut Behaviours<'_>) {
 }
 
 /// `podman top` without arguments of ps looks for itself, in the mount namespace of the container's pid.
-fn top(podman: &Podman<'_>, w: &World) {
+fn top(podman: &dyn Engine, seen: &mut Behaviours<'_>) {
+    seen.see("top's own columns", || columns(podman));
+}
+
+fn columns(podman: &dyn Engine) {
     let run: &[&str] = &["run", "--detach", "--network", "none", "--name"];
     let start = |name: &str, options: &[&str], script: &str| {
         let args = [run, &[name], options, &[IMAGE, "sh", "-c", script]].concat();
@@ -111,11 +115,13 @@ fn top(podman: &Podman<'_>, w: &World) {
     assert!(["S", "R", "D"].contains(&user[8].as_str()), "{user:?}");
     // Pids of the host: those of a machine's processes are none.
     let host = table(&["c", "pid", "hpid"]);
-    assert_eq!(host[1][1] == "?", w.runtime == Runtime::Ours, "{host:?}");
+    assert_eq!(host[1][1] == "?", podman.world().runtime == Runtime::Ours, "{host:?}");
 
     std::thread::scope(|scope| {
         let wait = "until test -e /tmp/seen; do sleep 0.1; done";
-        let joined = scope.spawn(move || podman.run(&["exec", "c", "sh", "-c", wait]).code);
+        let mut waiting = podman.command();
+        waiting.args(["exec", "c", "sh", "-c", wait]);
+        let joined = scope.spawn(move || command::run(&mut waiting, b"").code);
         command::until("a process that joined is listed", || {
             let table = table(&["c", "ppid", "args"]);
             table.iter().any(|line| line[0] == "0" && line.join(" ").contains(wait))

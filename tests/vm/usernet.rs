@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub fn cases() -> Vec<Trial> {
     vec![
         user("usernet::a_published_port_leads_to_the_container", |w| {
-            published(w, "on")
+            published(w, "on");
         }),
         user("usernet::a_published_port_without_a_template", |w| published(w, "off")),
         user("usernet::datagrams_go_both_ways", datagrams),

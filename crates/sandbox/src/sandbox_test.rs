@@ -118,7 +118,7 @@ impl Stage {
             vcpus: None,
             memory_mib: None,
             network: None,
-            passt: std::sync::Mutex::default(),
+            passt: Mutex::default(),
             deadline: Duration::from_secs(20),
             program: "/proc/self/exe".into(),
         };

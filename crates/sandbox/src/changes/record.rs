@@ -99,18 +99,18 @@ mod tests {
     fn place(kind: u8, handle: &[u8], name: &[u8]) -> Vec<u8> {
         let body = [
             &[7; FSID][..],
-            &(handle.len() as u32).to_ne_bytes(),
+            &u32::try_from(handle.len()).unwrap().to_ne_bytes(),
             &[1, 0, 0, 0],
             handle,
             name,
         ]
         .concat();
-        let len = (HEADER + body.len()) as u16;
+        let len = u16::try_from(HEADER + body.len()).unwrap();
         [&[kind, 0], &len.to_ne_bytes()[..], &body].concat()
     }
 
     fn record(mask: u64, pid: i32, places: &[u8]) -> Vec<u8> {
-        let len = (METADATA + places.len()) as u32;
+        let len = u32::try_from(METADATA + places.len()).unwrap();
         let mut bytes = [&len.to_ne_bytes()[..], &[3, 0, 24, 0], &mask.to_ne_bytes(), &[0xff; 4]].concat();
         bytes.extend(pid.to_ne_bytes());
         bytes.extend(places);
