@@ -25,6 +25,7 @@ mod relay;
 mod resolver;
 mod service;
 mod share;
+mod size;
 mod stdio;
 mod streams;
 mod sys;

@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime};
 use api::agent::{
     Attachment, ConfigureNetworkRequest, ContainerRequest, CreateContainerRequest, Event, ExecProcessRequest,
     HelloRequest, HelloResponse, ListProcessesResponse, Namespace, NextEventRequest, NextWatchesRequest,
-    RaiseEventsRequest, RemoveContainerRequest, RemoveProcessRequest, ResizePtyRequest, ShutdownRequest,
-    SignalProcessRequest, StartContainerRequest, StatsContainerResponse, Stdio, UpdateContainerRequest,
-    WaitProcessRequest, WaitProcessResponse,
+    RaiseEventsRequest, RemoveContainerRequest, RemoveProcessRequest, ResizePtyRequest, ResizeRequest, ResizeResponse,
+    ShutdownRequest, SignalProcessRequest, StartContainerRequest, StatsContainerResponse, Stdio,
+    UpdateContainerRequest, WaitProcessRequest, WaitProcessResponse,
 };
 use api::agent_ttrpc::AgentClient;
 use base::{Context, Result};
@@ -22,6 +22,8 @@ use ttrpc::context::{self, Context as Call};
 
 /// How long a call may take that the guest answers at once; emulated guests on a busy host are slow.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the guest may take to change its size: a block of memory that is in use takes seconds.
+const SIZING: Duration = Duration::from_secs(300);
 /// Bytes of randomness for a fresh guest: more than its pool has.
 const ENTROPY: usize = 64;
 
@@ -183,6 +185,11 @@ impl Guest {
             ..UpdateContainerRequest::default()
         };
         said(self.agent.update_container(soon(), &request).await).map(drop)
+    }
+
+    /// Makes the guest as large as `request` says, as far as that goes.
+    pub async fn set_size(&self, request: &ResizeRequest) -> Result<ResizeResponse> {
+        said(self.agent.resize(context::with_duration(SIZING), request).await)
     }
 
     /// Freezes the container's processes, or thaws them.

@@ -12,6 +12,7 @@ mod guest;
 mod keeper;
 mod namespace;
 mod network;
+mod order;
 mod origin;
 pub mod passt;
 mod process;

@@ -11,6 +11,7 @@
 //! ([`crate::keeper`]).
 
 mod calls;
+mod growth;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use api::agent::{Namespace, Stdio, event};
 use base::{Context, Error, Kind, Result};
 use machine::SavedMachine;
 use oci::{Bundle, Status};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::changes::{self, Changes};
 use crate::container::Container;
@@ -29,12 +30,15 @@ use crate::guest::Guest;
 use crate::keeper::{Blueprint, Running};
 use crate::namespace::{self, Named};
 use crate::network::Line;
+use crate::order::Order;
 use crate::origin::Origin;
 use crate::process::{Exit, Process, Stage};
 use crate::resolver::Resolver;
 use crate::saved::{self, Saved, SavedContainer, SavedProcess};
 use crate::share::{Placed, RootMount, Share};
+use crate::size::Limits;
 use crate::span::Spans;
+use growth::Extent;
 
 /// How long a guest may take to write back its files at its end.
 const LAST_WRITES: Duration = Duration::from_secs(20);
@@ -53,6 +57,8 @@ pub struct Sandbox {
     state: Mutex<State>,
     /// Anything in `state` has changed.
     changed: Notify,
+    /// Held while limits and the machine's size change. Taken before `state`.
+    sizing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -79,6 +85,9 @@ struct Up {
     machine: SavedMachine,
     device: Option<SavedProcess>,
     line: Option<Line>,
+    extent: Extent,
+    /// What the keeper is to do with the machine.
+    orders: mpsc::UnboundedSender<Order>,
     /// Tells the keeper to end the machine, with the reason if it is to be lost.
     stop: oneshot::Sender<Option<String>>,
 }
@@ -126,6 +135,7 @@ impl Sandbox {
                 spans,
             }),
             changed: Notify::new(),
+            sizing: tokio::sync::Mutex::default(),
         };
         sandbox.saved().write(&sandbox.dir)?;
         Ok(Arc::new(sandbox))
@@ -267,7 +277,7 @@ impl Sandbox {
             Phase::Up(_) => {}
         }
         let init = Process::new(Stage::Making, bundle.terminal(), create.stdio.clone());
-        let container = Container::new(bundle.dir().to_owned(), init);
+        let container = Container::new(bundle.dir().to_owned(), Limits::of(bundle.resources()), init);
         state.containers.insert(create.id.clone(), container);
         Ok(origin)
     }
@@ -287,6 +297,7 @@ impl Sandbox {
             up?;
             placed?
         } else {
+            self.measure().await;
             place.await?
         };
         let namespaces = self.namespaces(id, bundle).await?;
@@ -361,7 +372,7 @@ impl Sandbox {
             &mut spans,
         )
         .await;
-        let (running, guest, line) = match launched {
+        let (mut running, guest, line) = match launched {
             Ok(launched) => launched,
             Err(e) => {
                 self.state().phase = Phase::Down(Some(e.chain()));
@@ -370,11 +381,14 @@ impl Sandbox {
         };
         let (machine, device) = running.save();
         let (stop, stopped) = oneshot::channel();
+        let (orders, ordered) = mpsc::unbounded_channel();
         let up = Up {
             guest: guest.clone(),
             machine,
             device,
             line,
+            extent: Extent::new(size, running.machine().later()),
+            orders,
             stop,
         };
         let mut state = self.state();
@@ -386,17 +400,27 @@ impl Sandbox {
         let sandbox = Arc::clone(self);
         tokio::spawn(async move { sandbox.events(&guest).await });
         let sandbox = Arc::clone(self);
-        tokio::spawn(async move { sandbox.keep(running, stopped).await });
+        tokio::spawn(async move { sandbox.keep(running, ordered, stopped).await });
         Ok(())
     }
 
     /// Owns the machine until its end.
-    async fn keep(self: Arc<Self>, mut running: Running, stop: oneshot::Receiver<Option<String>>) {
+    async fn keep(
+        self: Arc<Self>,
+        mut running: Running,
+        mut orders: mpsc::UnboundedReceiver<Order>,
+        mut stop: oneshot::Receiver<Option<String>>,
+    ) {
         let guest = self.guest();
-        let stopped = tokio::select! {
-            reason = running.ended() => Err(reason),
-            stop = stop => Ok(stop.ok().flatten()),
+        let stopped = loop {
+            tokio::select! {
+                reason = running.ended() => break Err(reason),
+                stop = &mut stop => break Ok(stop.ok().flatten()),
+                Some(order) = orders.recv() => order.carry_out(running.machine()).await,
+            }
         };
+        // Whoever waits for an answer gets none.
+        drop(orders);
         let reason = match stopped {
             Err(reason) => Some(reason),
             Ok(Some(lost)) => {
@@ -530,6 +554,8 @@ impl Sandbox {
                 machine,
                 device,
                 line,
+                extent,
+                orders,
                 stop,
             }) => {
                 // Whoever needs the guest meanwhile still has it; the keeper says when it is down.
@@ -540,6 +566,8 @@ impl Sandbox {
                     machine,
                     device,
                     line,
+                    extent,
+                    orders,
                     stop: used,
                 });
             }
