@@ -8,6 +8,7 @@
 mod boot;
 mod container;
 mod containers;
+mod disk;
 mod events;
 mod hello;
 mod lock;

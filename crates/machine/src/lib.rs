@@ -89,6 +89,17 @@ impl NicEnd {
     }
 }
 
+/// A block device that is plugged into a running machine.
+#[derive(Debug, Clone)]
+pub struct DiskSpec {
+    /// Its serial number, by which the guest finds it: at most 20 letters and digits, and `-`.
+    pub serial: String,
+    /// The host's, open for what it is to be used for.
+    pub device: Arc<OwnedFd>,
+    /// The guest cannot write.
+    pub read_only: bool,
+}
+
 /// One virtio-fs device.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ShareSpec {
@@ -193,6 +204,16 @@ pub trait Machine: Send + Sync + std::fmt::Debug {
     /// those of [`Machine::later`].
     fn discard(&self, addresses: &Range<u64>) -> Result<()> {
         let what = format!("discard guest memory at {:#x}", addresses.start);
+        Err(Error::new(Kind::Unsupported, what))
+    }
+    /// Plugs block devices, all at once. The guest finds them when it looks. Errors: none is plugged then.
+    async fn plug(&mut self, disks: &[DiskSpec]) -> Result<()> {
+        let what = format!("plug {} block devices into a running machine", disks.len());
+        Err(Error::new(Kind::Unsupported, what))
+    }
+    /// Takes back the block devices that were plugged at once with these; the guest has let them go. Errors: it has not.
+    async fn unplug(&mut self, serials: &[String]) -> Result<()> {
+        let what = format!("unplug block devices {}", serials.join(", "));
         Err(Error::new(Kind::Unsupported, what))
     }
     /// Kills the process and waits for its end.

@@ -28,6 +28,8 @@ pub struct Container {
     pub prepared: BTreeMap<String, Identity>,
     /// Which limits it has by now.
     pub limits: Limits,
+    /// Serial numbers of the block devices that the machine has for it.
+    pub disks: Vec<String>,
     /// Unmounted on drop. None while it is being made.
     pub placed: Option<Placed>,
     /// Tells the guest what the host changes in its volumes, if it has any.
@@ -44,6 +46,7 @@ impl Container {
             oom_kills: 0,
             prepared: BTreeMap::new(),
             limits,
+            disks: Vec::new(),
             placed: None,
             changes: None,
         }

@@ -7,7 +7,7 @@ use std::io::Read;
 use std::time::{Duration, SystemTime};
 
 use api::agent::{
-    Attachment, ConfigureNetworkRequest, ContainerRequest, CreateContainerRequest, Event, ExecProcessRequest,
+    Attachment, ConfigureNetworkRequest, ContainerRequest, CreateContainerRequest, Disk, Event, ExecProcessRequest,
     HelloRequest, HelloResponse, ListProcessesResponse, Namespace, NextEventRequest, NextWatchesRequest,
     RaiseEventsRequest, RemoveContainerRequest, RemoveProcessRequest, ResizePtyRequest, ResizeRequest, ResizeResponse,
     ShutdownRequest, SignalProcessRequest, StartContainerRequest, StatsContainerResponse, Stdio,
@@ -84,6 +84,7 @@ impl Guest {
         spec: &[u8],
         attachments: Vec<Attachment>,
         namespaces: Vec<Namespace>,
+        disks: Vec<Disk>,
         stdio: Stdio,
     ) -> Result<()> {
         let request = CreateContainerRequest {
@@ -91,6 +92,7 @@ impl Guest {
             spec: spec.to_owned(),
             attachments,
             namespaces,
+            disks,
             stdio: Some(stdio).into(),
             ..CreateContainerRequest::default()
         };

@@ -8,6 +8,7 @@
 mod changes;
 mod container;
 mod device;
+mod disk;
 mod guest;
 mod keeper;
 mod namespace;

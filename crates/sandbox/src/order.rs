@@ -4,7 +4,8 @@
 
 use std::ops::Range;
 
-use machine::Machine;
+use base::Result;
+use machine::{DiskSpec, Machine};
 use tokio::sync::oneshot;
 
 /// See the module. Without an answer the machine has ended.
@@ -12,6 +13,10 @@ use tokio::sync::oneshot;
 pub enum Order {
     /// The guest does not use these addresses any more: the host may have what was there. Told when that is done.
     Discard(Vec<Range<u64>>, oneshot::Sender<()>),
+    /// The guest shall find these block devices.
+    Plug(Vec<DiskSpec>, oneshot::Sender<Result<()>>),
+    /// The guest has let go of block devices with these serial numbers.
+    Unplug(Vec<String>, oneshot::Sender<Result<()>>),
 }
 
 impl Order {
@@ -25,6 +30,12 @@ impl Order {
                     }
                 }
                 let _ = done.send(());
+            }
+            Order::Plug(disks, done) => {
+                let _ = done.send(machine.plug(&disks).await);
+            }
+            Order::Unplug(serials, done) => {
+                let _ = done.send(machine.unplug(&serials).await);
             }
         }
     }

@@ -11,6 +11,7 @@
 //! ([`crate::keeper`]).
 
 mod calls;
+mod disks;
 mod growth;
 
 use std::collections::BTreeMap;
@@ -86,6 +87,8 @@ struct Up {
     device: Option<SavedProcess>,
     line: Option<Line>,
     extent: Extent,
+    /// Block devices that it was given so far.
+    disks: u64,
     /// What the keeper is to do with the machine.
     orders: mpsc::UnboundedSender<Order>,
     /// Tells the keeper to end the machine, with the reason if it is to be lost.
@@ -304,9 +307,13 @@ impl Sandbox {
         let guest = self.guest()?;
         let begin = Instant::now();
         let watched = changes::watchable(bundle, &attachments);
-        guest
-            .create(id, bundle.json(), attachments, namespaces, create.stdio.clone())
-            .await?;
+        let disks = self.plug(id, bundle).await?;
+        let made = guest.create(id, bundle.json(), attachments, namespaces, disks, create.stdio.clone());
+        if let Err(e) = made.await {
+            let disks = std::mem::take(&mut self.state().container(id)?.disks);
+            self.unplug(disks).await;
+            return Err(e);
+        }
         self.adopt(id, placed, begin);
         self.follow_changes(id, &guest, watched);
         let (sandbox, id) = (Arc::clone(self), id.clone());
@@ -388,6 +395,7 @@ impl Sandbox {
             device,
             line,
             extent: Extent::new(size, running.machine().later()),
+            disks: 0,
             orders,
             stop,
         };
@@ -555,6 +563,7 @@ impl Sandbox {
                 device,
                 line,
                 extent,
+                disks,
                 orders,
                 stop,
             }) => {
@@ -567,6 +576,7 @@ impl Sandbox {
                     device,
                     line,
                     extent,
+                    disks,
                     orders,
                     stop: used,
                 });

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use base::{Error, Kind, Result};
 use serde_json::{Value, json};
 
+use super::disk;
 use crate::layout::Layout;
 use crate::{MachineSpec, NicEnd};
 
@@ -117,6 +118,14 @@ pub fn line(
         }
     }
     line.pair("-device", BALLOON);
+    for port in 0..disk::PORTS {
+        // Empty and without power until there is a block device.
+        let chassis = port + 2;
+        line.pair(
+            "-device",
+            &format!("pcie-root-port,id={},chassis={chassis}", disk_port(port)),
+        );
+    }
     let mut params = kernel_params(accelerator);
     if spec.most_vcpus > spec.vcpus {
         params.push_str(&format!(" maxcpus={}", spec.vcpus));
@@ -124,8 +133,8 @@ pub fn line(
     params.push_str(&layout.params());
     if beginning != Beginning::Boot {
         line.pair("-device", PORT);
-        params.push_str(" pcie_ports=compat");
     }
+    params.push_str(" pcie_ports=compat");
     for word in spec.kernel_params.split_ascii_whitespace() {
         params.push(' ');
         params.push_str(word);
@@ -142,10 +151,15 @@ pub fn line(
 /// Where devices are plugged into a copy of a frozen machine. Without a power switch, and with a kernel that leaves the port
 /// alone, a device is there as soon as it is plugged, and the guest finds it when it looks.
 const PORT: &str = "pcie-root-port,id=free,chassis=1,power_controller_present=off";
+/// Name of a port for block devices.
+pub(super) fn disk_port(port: usize) -> String {
+    format!("disks{port}")
+}
+
 /// Tells us which memory the guest does not use: it goes back to the host.
 const BALLOON: &str = "virtio-balloon-pci,free-page-reporting=on";
 /// Devices that fit into the port: functions of one device.
-const FUNCTIONS: usize = 8;
+pub(super) const FUNCTIONS: usize = 8;
 
 /// What a device is tied to on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -369,6 +383,8 @@ mod tests {
 -netdev tap,id=nic0,fd=14
 -device virtio-net-pci,netdev=nic0,mac=02:00:00:00:00:a0,romfile=
 -device virtio-balloon-pci,free-page-reporting=on
+-device pcie-root-port,id=disks0,chassis=2
+-device pcie-root-port,id=disks1,chassis=3
 -kernel /g/vmlinux
 -initrd /g/initramfs.cpio
 ";
@@ -398,7 +414,7 @@ mod tests {
 -accel tcg,thread=multi,tb-size=256
 -cpu max,la57=off
 {REST}-append console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests tsc_early_khz=2600000 tsc=reliable no_timer_check \
-             noreplace-smp clearcpuid=141 {LATER} loglevel=7 debug"
+             noreplace-smp clearcpuid=141 {LATER} pcie_ports=compat loglevel=7 debug"
         );
         assert_eq!(
             joined(Accelerator::Tcg { tsc_khz: 2_600_000 }, Beginning::Boot),
@@ -414,7 +430,7 @@ mod tests {
 -bios qboot.rom
 -accel kvm
 -cpu host
-{REST}-append console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests {LATER} loglevel=7 debug"
+{REST}-append console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests {LATER} pcie_ports=compat loglevel=7 debug"
         );
         assert_eq!(joined(Accelerator::Kvm, Beginning::Boot), expected);
     }

@@ -8,6 +8,7 @@
 pub mod binary;
 pub mod boot;
 pub mod command;
+mod disk;
 pub mod qmp;
 mod template;
 
@@ -29,9 +30,10 @@ use crate::layout::Layout;
 use crate::process::{self, Identity, Owned};
 use crate::tail::Tail;
 use crate::template::{Recipe, Template};
-use crate::{Backend, Caps, Machine, MachineSpec, SavedMachine, Steps, hybrid, kvm, tsc};
+use crate::{Backend, Caps, DiskSpec, Machine, MachineSpec, SavedMachine, Steps, hybrid, kvm, tsc};
 use boot::Boot;
 use command::{Accelerator, Beginning, BootFiles, Descriptors};
+use disk::Cards;
 use qmp::Qmp;
 
 /// How long a QEMU that closed its control channel may take to end.
@@ -160,6 +162,7 @@ struct Running {
     hybrid: PathBuf,
     layout: Layout,
     memory: File,
+    cards: Cards,
 }
 
 fn executable(spec: &MachineSpec) -> Result<PathBuf> {
@@ -269,6 +272,7 @@ impl Started {
                 hybrid: self.hybrid,
                 layout: self.layout,
                 memory: self.memory,
+                cards: Cards::default(),
             }),
             Err(e) => {
                 let what = || format!("start {}", binary.display());
@@ -317,6 +321,14 @@ impl Machine for Running {
 
     fn discard(&self, addresses: &Range<u64>) -> Result<()> {
         self.layout.discard(&self.memory, addresses)
+    }
+
+    async fn plug(&mut self, disks: &[DiskSpec]) -> Result<()> {
+        self.cards.plug(&mut self.qmp, disks).await
+    }
+
+    async fn unplug(&mut self, serials: &[String]) -> Result<()> {
+        self.cards.unplug(&mut self.qmp, serials).await
     }
 
     async fn kill(&mut self) -> Result<()> {

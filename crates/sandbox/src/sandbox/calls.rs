@@ -126,6 +126,8 @@ impl Sandbox {
                 Err(e) if e.kind() == Kind::Gone => log::debug!("{}", e.chain()),
                 other => other?,
             }
+            let disks = self.state().container(id)?.disks.clone();
+            self.unplug(disks).await;
         }
         let container = self.state().containers.remove(id);
         // Unmounts.
