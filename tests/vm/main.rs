@@ -7,6 +7,7 @@ mod boot;
 mod buildah;
 mod cgroup;
 mod crash;
+mod disks;
 mod docker;
 mod events;
 mod everyday;
@@ -21,6 +22,7 @@ mod podman;
 mod pods;
 mod porcelain;
 mod process;
+mod resize;
 mod scale;
 mod software;
 mod stdio;
@@ -62,6 +64,8 @@ fn main() {
         docker::cases,
         buildah::cases,
         pods::cases,
+        resize::cases,
+        disks::cases,
         template::cases,
         template_crash::cases,
         scale::cases,
