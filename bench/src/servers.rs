@@ -135,6 +135,8 @@ fn spec(dir: &Path, image: &GuestImage, worker: &Path) -> Result<MachineSpec> {
     Ok(MachineSpec {
         vcpus: 1,
         memory_mib: MEMORY_MIB,
+        most_vcpus: 1,
+        most_memory_mib: MEMORY_MIB,
         kernel: image.kernel.clone(),
         initramfs,
         // What stands behind the dashes is for the first process.

@@ -8,6 +8,7 @@ mod buildah;
 mod cgroup;
 mod containerd;
 mod crash;
+mod disks;
 mod docker;
 mod events;
 mod everyday;
@@ -22,6 +23,7 @@ mod podman;
 mod pods;
 mod porcelain;
 mod process;
+mod resize;
 mod scale;
 mod software;
 mod standby;
@@ -65,6 +67,8 @@ fn main() {
         buildah::cases,
         pods::cases,
         containerd::cases,
+        resize::cases,
+        disks::cases,
         template::cases,
         template_crash::cases,
         scale::cases,

@@ -10,10 +10,11 @@ use std::sync::{Mutex, PoisonError, RwLock};
 
 use api::agent::{CreateContainerRequest, ExecProcessRequest, SignalProcessRequest, Stdio as Wanted};
 use base::{Context, Error, Kind, Result};
-use guest::{Attachment, Create, Join, LinuxNamespaceType, Nests, namespace, table, validate};
+use guest::{Attachment, Create, Disk, Join, LinuxNamespaceType, Nests, namespace, table, validate};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use crate::disk::Disks;
 use crate::events::Events;
 use crate::lock::lock;
 use crate::memory::Memory;
@@ -41,8 +42,8 @@ pub struct Container {
     closed: AtomicBool,
     /// Read while a process is launched. Taken before no other.
     launching: RwLock<()>,
-    /// Held by the one who removes. Taken before `launching`.
-    removing: Mutex<()>,
+    /// Held by the one who removes, with the block devices that go then. Taken before `launching`.
+    removing: Mutex<Disks>,
 }
 
 impl Container {
@@ -51,6 +52,7 @@ impl Container {
         request: &CreateContainerRequest,
         attachments: Vec<Attachment>,
         (namespaces, memory): (Vec<Join>, Vec<Arc<Memory>>),
+        (held, disks): (Disks, Vec<Disk>),
         nests: &Nests,
         reaper: &Arc<Reaper>,
         events: &Arc<Events>,
@@ -64,6 +66,7 @@ impl Container {
             spec,
             attachments,
             namespaces,
+            disks,
             stdio: theirs,
         };
         let (inner, process) = guest::Container::create(wanted, nests)?;
@@ -90,7 +93,7 @@ impl Container {
             paused: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             launching: RwLock::new(()),
-            removing: Mutex::new(()),
+            removing: Mutex::new(held),
         })
     }
 
@@ -217,7 +220,7 @@ impl Container {
     /// Takes it away with all that runs in it. Errors: `State` when its init runs and `force` is not set; `Timeout` when a process
     /// cannot be killed.
     pub fn remove(&self, force: bool) -> Result<()> {
-        let _removing = lock(&self.removing);
+        let mut disks = lock(&self.removing);
         if !force && self.init.exit().is_none() {
             return self.wrong_state("runs");
         }
@@ -229,6 +232,7 @@ impl Container {
         drop(self.launching.write());
         self.events.oom(self.inner.id(), self.inner.oom_count());
         self.inner.remove()?;
+        disks.release();
         if let Some(oom) = &self.oom {
             oom.abort();
         }

@@ -10,6 +10,7 @@ use base::{Context, Error, Kind, Result};
 use guest::{Attachment, Join, LinuxNamespaceType, Nests};
 
 use crate::container::Container;
+use crate::disk::Disks;
 use crate::events::Events;
 use crate::memory::{Memories, Memory};
 use crate::mounts::CGROUPS;
@@ -54,10 +55,12 @@ impl Containers {
         let reserved = self.all.reserve(&request.id)?;
         let (attachments, memory) = self.attachments(request)?;
         let namespaces = self.namespaces(request)?;
+        let disks = Disks::find(&request.disks)?;
         let container = Container::create(
             request,
             attachments,
             (namespaces, memory),
+            disks,
             &self.nests,
             &self.reaper,
             &self.events,

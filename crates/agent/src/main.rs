@@ -8,6 +8,7 @@
 mod boot;
 mod container;
 mod containers;
+mod disk;
 mod events;
 mod hello;
 mod lock;
@@ -25,6 +26,7 @@ mod relay;
 mod resolver;
 mod service;
 mod share;
+mod size;
 mod stdio;
 mod streams;
 mod sys;

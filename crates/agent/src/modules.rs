@@ -1,8 +1,9 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
-//! Kernel modules, in the order of a list in the image. It does not know which ones there are.
+//! Kernel modules, in the order of a list in the image, at boot or when they are needed.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Instant;
 
@@ -11,6 +12,8 @@ use nix::kmod::{ModuleInitFlags, finit_module};
 
 /// Paths of modules, one per line, each behind what it depends on.
 const LIST: &str = "/etc/kata/modules";
+/// Those that are loaded when they are needed, likewise.
+const LATER: &str = "/etc/kata/modules.later";
 /// A driver whose devices wait until somebody wants them: most spare ones are never used.
 const PATIENT: &str = "virtio_net";
 const AUTOPROBE: &str = "/sys/bus/virtio/drivers_autoprobe";
@@ -19,6 +22,28 @@ const AUTOPROBE: &str = "/sys/bus/virtio/drivers_autoprobe";
 pub fn load() -> Result<()> {
     let list = fs::read_to_string(LIST).attempt(|| format!("read {LIST}"))?;
     paths(&list).try_for_each(load_one)
+}
+
+/// Loads the modules `names` of those that wait, with what they depend on. What the image does not have may be built in: whoever
+/// needs it finds out. Errors: with the path of the one that does not load.
+pub fn load_later(names: &[&str]) -> Result<()> {
+    let list = match fs::read_to_string(LATER) {
+        // An image of an earlier version.
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other.attempt(|| format!("read {LATER}"))?,
+    };
+    up_to(&list, names).try_for_each(load_now)
+}
+
+/// The part of the list that ends with the last one of `names`.
+fn up_to<'a>(list: &'a str, names: &[&str]) -> impl Iterator<Item = &'a Path> {
+    let is_one = |path: &Path| {
+        path.file_stem()
+            .is_some_and(|stem| names.iter().any(|name| stem == *name))
+    };
+    let all: Vec<&Path> = paths(list).collect();
+    let count = all.iter().rposition(|path| is_one(path));
+    all.into_iter().take(count.map_or(0, |last| last + 1))
 }
 
 fn paths(list: &str) -> impl Iterator<Item = &Path> {
@@ -43,7 +68,13 @@ fn load_now(path: &Path) -> Result<()> {
     let what = || format!("load module {}", path.display());
     let file = File::open(path).attempt(what)?;
     let start = Instant::now();
-    match finit_module(&file, c"", ModuleInitFlags::empty()) {
+    // Memory for later is cut into pieces as it is needed.
+    let words = if path.ends_with("dax_hmem.ko") {
+        c"region_idle=1"
+    } else {
+        c""
+    };
+    match finit_module(&file, words, ModuleInitFlags::empty()) {
         // Built into the kernel after all.
         Ok(()) | Err(nix::Error::EEXIST) => {}
         other => other.attempt(what)?,
@@ -65,6 +96,9 @@ mod tests {
         let all: Vec<_> = paths("/lib/a.ko\n\n /lib/b.ko \n/lib/c.ko").collect();
         assert_eq!(all, ["/lib/a.ko", "/lib/b.ko", "/lib/c.ko"].map(Path::new));
         assert_eq!(paths("").count(), 0);
+        let list = "/lib/dep.ko\n/lib/blk.ko\n/lib/mem.ko\n";
+        let some = |names: &[&str]| up_to(list, names).count();
+        assert_eq!((some(&["blk"]), some(&["blk", "mem"]), some(&["dep.ko"])), (2, 3, 0));
     }
 
     #[test]

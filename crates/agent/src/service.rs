@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::agent::{
-    ConfigureNetworkRequest, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty, Event,
-    ExecProcessRequest, ExecProcessResponse, HelloRequest, HelloResponse, IoStat, ListProcessesResponse,
+    Addresses, ConfigureNetworkRequest, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty,
+    Event, ExecProcessRequest, ExecProcessResponse, HelloRequest, HelloResponse, IoStat, ListProcessesResponse,
     NextEventRequest, NextWatchesRequest, Process, ProcessFiles, RaiseEventsRequest, ReadProcessesRequest,
-    ReadProcessesResponse, RemoveContainerRequest, RemoveProcessRequest, ResizePtyRequest, ShutdownRequest,
-    SignalProcessRequest, StartContainerRequest, StatsContainerResponse, UpdateContainerRequest, WaitProcessRequest,
-    WaitProcessResponse, Watches,
+    ReadProcessesResponse, RemoveContainerRequest, RemoveProcessRequest, ResizePtyRequest, ResizeRequest,
+    ResizeResponse, ShutdownRequest, SignalProcessRequest, StartContainerRequest, StatsContainerResponse,
+    UpdateContainerRequest, WaitProcessRequest, WaitProcessResponse, Watches,
 };
 use api::agent_ttrpc::{Agent, create_agent};
 use api::{kind, port};
@@ -35,6 +35,7 @@ use crate::network::{self, Network};
 use crate::power;
 use crate::reaper::Reaper;
 use crate::resolver::Resolver;
+use crate::size::{self, Size};
 use crate::streams::Streams;
 use crate::watches::Watching;
 use crate::{notice, template};
@@ -272,6 +273,27 @@ impl Agent for Service {
         let network = Arc::clone(&self.network);
         self.all(move |_| network.configure(&request)).await?;
         Ok(Empty::new())
+    }
+
+    async fn resize(&self, _: &TtrpcContext, request: ResizeRequest) -> ttrpc::Result<ResizeResponse> {
+        let wanted = Size {
+            vcpus: request.vcpus,
+            more_memory: request.more_memory,
+        };
+        let places: Vec<_> = request.places.iter().map(|place| place.start..place.end).collect();
+        let reached = self.all(move |_| size::resize(&wanted, &places)).await?;
+        let unused = reached.unused.into_iter().map(|unused| Addresses {
+            start: unused.start,
+            end: unused.end,
+            ..Addresses::default()
+        });
+        Ok(ResizeResponse {
+            vcpus: reached.size.vcpus,
+            more_memory: reached.size.more_memory,
+            unused: unused.collect(),
+            reason: reached.reasons.join("; "),
+            ..ResizeResponse::default()
+        })
     }
 
     async fn next_event(&self, _: &TtrpcContext, _: NextEventRequest) -> ttrpc::Result<Event> {

@@ -13,13 +13,13 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::kernel::{Kernel, Source};
 use crate::manifest::{Asked, Input, Manifest, Output, SCHEMA, Stamp};
-use crate::modules::WANTED;
+use crate::modules::{LATER, WANTED};
 use crate::shelf::Lock;
 use crate::store::{GuestImage, INITRAMFS, KERNEL, MANIFEST, Store};
 use crate::{apt, bzimage, digest, elf, initramfs, own};
 
 /// Changes when the same inputs make another image.
-const LAYOUT: &str = "kata guest image 2";
+const LAYOUT: &str = "kata guest image 3";
 
 /// What to build.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -234,7 +234,7 @@ impl Recipe {
             .iter()
             .chain([&self.agent])
             .map(|input| input.sha256.as_str());
-        let parts: Vec<&str> = [LAYOUT].into_iter().chain(WANTED).chain(hashes).collect();
+        let parts: Vec<&str> = [LAYOUT].into_iter().chain(WANTED).chain(LATER).chain(hashes).collect();
         digest::of(parts.join("\n").as_bytes())
     }
 
@@ -265,7 +265,12 @@ impl Recipe {
         let kernel = self.source.load()?;
         kernel.check()?;
         let modules = kernel.modules.resolve(&WANTED)?;
-        if let Some(other) = modules.iter().find(|module| module.release != kernel.release) {
+        let later = kernel.modules.resolve_later(&LATER, &modules)?;
+        if let Some(other) = modules
+            .iter()
+            .chain(&later)
+            .find(|module| module.release != kernel.release)
+        {
             let reason = format!(
                 "module {} is for {}, not for {}",
                 other.name, other.release, kernel.release
@@ -279,9 +284,12 @@ impl Recipe {
         write(&fresh.path().join(KERNEL), |out| {
             out.write_all(&image).attempt(|| "write the kernel".into())
         })?;
-        progress.step(&format!("write the initramfs with {} modules", modules.len()))?;
+        progress.step(&format!(
+            "write the initramfs with {} modules",
+            modules.len() + later.len()
+        ))?;
         write(&fresh.path().join(INITRAMFS), |out| {
-            initramfs::write(out, &agent, &kernel.release, &modules)
+            initramfs::write(out, &agent, &kernel.release, &modules, &later)
         })?;
         progress.check()?;
 
@@ -293,7 +301,7 @@ impl Recipe {
             created: created.context(Kind::Bug, || "write the time".into())?,
             packages: packages(&kernel),
             release: kernel.release,
-            modules: modules.into_iter().map(|module| module.name).collect(),
+            modules: modules.into_iter().chain(later).map(|module| module.name).collect(),
             agent: self.agent,
             inputs: self.inputs,
             outputs: vec![Output::of(fresh.path(), KERNEL)?, Output::of(fresh.path(), INITRAMFS)?],

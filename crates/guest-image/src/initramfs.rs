@@ -12,6 +12,8 @@ use crate::modules::Module;
 
 /// Where the agent reads which modules to load, one path per line, in this order.
 const LIST: &str = "etc/kata/modules";
+/// And which it may load later.
+const LATER: &str = "etc/kata/modules.later";
 const DIRECTORY: u32 = 0o040_000;
 const FILE: u32 = 0o100_000;
 const CHARACTER_DEVICE: u32 = 0o020_000;
@@ -24,9 +26,9 @@ enum Node<'a> {
     Device(u32, u32),
 }
 
-/// Writes the archive for a kernel `release` with `modules` in the order of loading.
-pub fn write(out: &mut dyn Write, agent: &[u8], release: &str, modules: &[Module]) -> Result<()> {
-    let list = list(release, modules);
+/// Writes the archive for a kernel `release` with `modules` in the order of loading, and those that are loaded when they are needed.
+pub fn write(out: &mut dyn Write, agent: &[u8], release: &str, modules: &[Module], later: &[Module]) -> Result<()> {
+    let lists = [modules, later].map(|modules| list(release, modules));
     let mut nodes = BTreeMap::new();
     for (path, mode) in [
         ("dev", 0o755),
@@ -44,12 +46,14 @@ pub fn write(out: &mut dyn Write, agent: &[u8], release: &str, modules: &[Module
         nodes.insert(path.to_owned(), Node::Directory(mode));
     }
     nodes.insert(format!("lib/modules/{release}"), Node::Directory(0o755));
-    for module in modules {
+    for module in modules.iter().chain(later) {
         nodes.insert(path(release, module), Node::File(0o644, &module.content));
     }
     nodes.insert("dev/console".into(), Node::Device(5, 1));
     nodes.insert("dev/null".into(), Node::Device(1, 3));
-    nodes.insert(LIST.into(), Node::File(0o644, list.as_bytes()));
+    for (path, list) in [LIST, LATER].into_iter().zip(&lists) {
+        nodes.insert(path.into(), Node::File(0o644, list.as_bytes()));
+    }
     nodes.insert("init".into(), Node::File(0o755, agent));
 
     for (ino, (path, node)) in (1..).zip(&nodes) {
@@ -103,12 +107,20 @@ mod tests {
             .into()
     }
 
+    fn later() -> [Module; 1] {
+        [Module {
+            name: "beta".into(),
+            release: "6.1.0".into(),
+            content: b"late".to_vec(),
+        }]
+    }
+
     #[test]
     fn the_archive_is_the_same_each_time_and_complete() {
         let mut one = Vec::new();
-        write(&mut one, b"agent", "6.1.0", &modules()).unwrap();
+        write(&mut one, b"agent", "6.1.0", &modules(), &later()).unwrap();
         let mut two = Vec::new();
-        write(&mut two, b"agent", "6.1.0", &modules()).unwrap();
+        write(&mut two, b"agent", "6.1.0", &modules(), &later()).unwrap();
         assert!(one == two);
 
         let mut rest = &one[..];
@@ -132,6 +144,8 @@ mod tests {
             seen["etc/kata/modules"].1,
             b"/lib/modules/6.1.0/zeta.ko\n/lib/modules/6.1.0/alpha.ko\n"
         );
+        assert_eq!(seen["etc/kata/modules.later"].1, b"/lib/modules/6.1.0/beta.ko\n");
+        assert_eq!(seen["lib/modules/6.1.0/beta.ko"].1, b"late");
         assert_eq!(seen["lib/modules/6.1.0/alpha.ko"].1, b"alphaalphaalpha");
     }
 }

@@ -12,7 +12,7 @@ use base::{Context, Error, Kind, Result};
 
 use crate::deb::{self, Package};
 use crate::manifest::Input;
-use crate::modules::{Modules, WANTED};
+use crate::modules::{LATER, Modules, WANTED};
 use crate::own::OwnKernel;
 use crate::{bzimage, digest, options};
 
@@ -110,7 +110,10 @@ impl Source {
                 if let Some(config) = config {
                     inputs.push(Input::of_file(config)?);
                 }
-                for module in Modules::below(modules)?.resolve(&WANTED)? {
+                let all = Modules::below(modules)?;
+                let wanted = all.resolve(&WANTED)?;
+                let later = all.resolve_later(&LATER, &wanted)?;
+                for module in wanted.into_iter().chain(later) {
                     inputs.push(Input {
                         path: modules.join(&module.name),
                         sha256: digest::of(&module.content),

@@ -24,6 +24,9 @@ pub const WANTED: [&str; 7] = [
     "virtio_balloon",
 ];
 
+/// What the guest loads when it is needed, where the kernel has it: block devices, and memory that is added to a running machine.
+pub const LATER: [&str; 3] = ["virtio_blk", "dax_hmem", "kmem"];
+
 /// No module is larger than this when expanded.
 const LIMIT: usize = 64 << 20;
 
@@ -135,6 +138,20 @@ impl Modules {
         let mut seen = BTreeSet::new();
         for name in wanted {
             self.visit(name, &mut seen, &mut order)?;
+        }
+        Ok(order)
+    }
+
+    /// Those of `later` that the kernel has, and what they depend on beyond `loaded`.
+    pub fn resolve_later(&self, later: &[&str], loaded: &[Module]) -> Result<Vec<Module>> {
+        let mut order = Vec::new();
+        let mut seen = loaded.iter().map(|module| module.name.clone()).collect();
+        for name in later {
+            if self.builtin.contains(*name) || self.files.contains_key(*name) {
+                self.visit(name, &mut seen, &mut order)?;
+            } else {
+                log::info!("the kernel has no module {name}: guests do without");
+            }
         }
         Ok(order)
     }

@@ -12,6 +12,7 @@ use oci_spec::runtime as oci;
 
 use crate::cgroup::{Cgroup, OomWatch, Stats};
 use crate::channel::Message;
+use crate::disk::{self, Disk};
 use crate::launch::{Process, Request, Stdio, Waiting, launch, start_helper};
 use crate::localize::localize;
 use crate::namespace::Join;
@@ -39,6 +40,8 @@ pub struct Create {
     pub attachments: Vec<Attachment>,
     /// What the namespaces are that the spec names by paths.
     pub namespaces: Vec<Join>,
+    /// The machine's block devices that the spec names as the host's.
+    pub disks: Vec<Disk>,
     /// The init's streams.
     pub stdio: Stdio,
 }
@@ -53,6 +56,7 @@ pub struct Container {
     id: String,
     spec: oci::Spec,
     cgroup: Cgroup,
+    disks: Vec<Disk>,
     init: i32,
     /// The init before [`Container::start`].
     waiting: Mutex<Option<Waiting>>,
@@ -69,10 +73,12 @@ impl Container {
             spec,
             attachments,
             namespaces,
+            disks,
             stdio,
         } = create;
         validate::id(&id)?;
         validate::spec(&spec)?;
+        let spec = disk::localize(spec, &disks)?;
         let spec = localize(spec, &attachments, &namespaces)?;
         let process = spec
             .process()
@@ -98,6 +104,7 @@ impl Container {
             id,
             spec,
             cgroup,
+            disks,
             init: process.pid,
             waiting: Mutex::new(Some(waiting)),
         };
@@ -197,7 +204,9 @@ impl Container {
 
     /// Changes limits; absent members stay as they are.
     pub fn update(&self, resources: &oci::LinuxResources) -> Result<()> {
-        self.cgroup.apply(resources)
+        let mut resources = resources.clone();
+        disk::localize_limits(&mut resources, &self.disks);
+        self.cgroup.apply(&resources)
     }
 
     /// Counters of its cgroup.

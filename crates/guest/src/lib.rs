@@ -16,6 +16,7 @@ mod channel;
 mod console;
 mod container;
 mod device;
+mod disk;
 mod hook;
 pub mod init;
 mod launch;
@@ -35,6 +36,7 @@ mod user;
 pub mod validate;
 
 pub use container::{Attachment, Container, Create};
+pub use disk::Disk;
 pub use launch::{Process, Stdio};
 pub use namespace::Join;
 pub use nest::Nests;

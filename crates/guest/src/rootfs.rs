@@ -160,6 +160,8 @@ impl Laid {
                 }
                 other => return other,
             },
+            // A block device that may only be read is not opened for more.
+            _ if source.starts_with("/dev/") && set & libc::MOUNT_ATTR_RDONLY != 0 => data.push("ro".into()),
             _ => {}
         }
         Tree::new(kind, source, &data, set)

@@ -167,6 +167,8 @@ mod tests {
         MachineSpec {
             vcpus: 1,
             memory_mib: 1,
+            most_vcpus: 1,
+            most_memory_mib: 1,
             kernel: PathBuf::new(),
             initramfs: PathBuf::new(),
             kernel_params: String::new(),

@@ -78,6 +78,28 @@ impl Host {
     }
 }
 
+/// Processors of this host that work, whoever may run on them.
+pub fn processors() -> u32 {
+    let online = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    listed(online.trim()).unwrap_or(1)
+}
+
+/// How many numbers a list of the kernel's has, as `0-3,8`.
+fn listed(list: &str) -> Option<u32> {
+    let mut count = 0_u32;
+    for part in list.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let span = last.parse::<u32>().ok()?.checked_sub(first.parse().ok()?)?;
+        count = count.checked_add(span)?.checked_add(1)?;
+    }
+    Some(count)
+}
+
+/// Physical memory of this host, MiB; 0 if it does not say.
+pub fn memory_mib() -> u64 {
+    mib(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "MemTotal")
+}
+
 /// A line of `/proc/meminfo` in MiB; 0 without it.
 fn mib(meminfo: &str, key: &str) -> u64 {
     let value = |line: &str| -> Option<u64> {
@@ -140,6 +162,15 @@ mod tests {
         );
         assert_eq!(cgroups("cgroup /c cgroup rw,memory 0 0\n", "").mode, Mode::V1);
         assert_eq!(cgroups("proc /proc proc rw 0 0\nshort\n", "").mode, Mode::None);
+    }
+
+    #[test]
+    fn processors_are_counted_in_a_list() {
+        for (list, count) in [("0", 1), ("0-3", 4), ("0-1,8-9,12", 5)] {
+            assert_eq!(listed(list), Some(count), "{list}");
+        }
+        assert_eq!((listed(""), listed("3-1"), listed("x")), (None, None, None));
+        assert!(processors() > 0);
     }
 
     #[test]

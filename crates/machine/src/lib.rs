@@ -10,6 +10,7 @@ pub mod fake;
 pub mod host;
 pub mod hybrid;
 pub mod kvm;
+pub mod layout;
 pub mod process;
 pub mod qemu;
 pub mod registry;
@@ -18,6 +19,7 @@ pub mod tail;
 pub mod template;
 pub mod tsc;
 
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,6 +41,10 @@ pub struct MachineSpec {
     pub vcpus: u32,
     /// Memory in MiB.
     pub memory_mib: u64,
+    /// To how many virtual CPUs the guest may grow: they are there, and it does not use them before it is told to.
+    pub most_vcpus: u32,
+    /// To how much memory the guest may grow, MiB: it is there likewise.
+    pub most_memory_mib: u64,
     /// Uncompressed ELF kernel with a PVH entry.
     pub kernel: PathBuf,
     /// Uncompressed cpio archive.
@@ -81,6 +87,17 @@ impl NicEnd {
             NicEnd::Tap(descriptor) | NicEnd::Stream(descriptor) => descriptor,
         }
     }
+}
+
+/// A block device that is plugged into a running machine.
+#[derive(Debug, Clone)]
+pub struct DiskSpec {
+    /// Its serial number, by which the guest finds it: at most 20 letters and digits, and `-`.
+    pub serial: String,
+    /// The host's, open for what it is to be used for.
+    pub device: Arc<OwnedFd>,
+    /// The guest cannot write.
+    pub read_only: bool,
 }
 
 /// One virtio-fs device.
@@ -179,6 +196,26 @@ pub trait Machine: Send + Sync + std::fmt::Debug {
     async fn dial(&self, port: u32) -> Result<UnixStream>;
     /// Pauses or resumes all virtual CPUs.
     async fn set_running(&mut self, running: bool) -> Result<()>;
+    /// Which guest addresses the guest may take for memory when it is told to grow, in that order.
+    fn later(&self) -> Vec<Range<u64>> {
+        Vec::new()
+    }
+    /// Gives the host back what is at these guest addresses, which the guest has stopped to use. Errors: `Invalid` for others than
+    /// those of [`Machine::later`].
+    fn discard(&self, addresses: &Range<u64>) -> Result<()> {
+        let what = format!("discard guest memory at {:#x}", addresses.start);
+        Err(Error::new(Kind::Unsupported, what))
+    }
+    /// Plugs block devices, all at once. The guest finds them when it looks. Errors: none is plugged then.
+    async fn plug(&mut self, disks: &[DiskSpec]) -> Result<()> {
+        let what = format!("plug {} block devices into a running machine", disks.len());
+        Err(Error::new(Kind::Unsupported, what))
+    }
+    /// Takes back the block devices that were plugged at once with these; the guest has let them go. Errors: it has not.
+    async fn unplug(&mut self, serials: &[String]) -> Result<()> {
+        let what = format!("unplug block devices {}", serials.join(", "));
+        Err(Error::new(Kind::Unsupported, what))
+    }
     /// Kills the process and waits for its end.
     async fn kill(&mut self) -> Result<()>;
     /// The last lines that the guest's console printed (bounded, control characters removed), for error messages.

@@ -7,6 +7,7 @@
 
 pub mod annotations;
 pub mod bundle;
+pub mod devices;
 pub mod features;
 pub mod pod;
 pub mod starter;

@@ -11,6 +11,7 @@ use crate::changes::Changes;
 use crate::namespace::Identity;
 use crate::process::{Process, Stage};
 use crate::share::Placed;
+use crate::size::Limits;
 
 /// See the module.
 #[derive(Debug)]
@@ -25,6 +26,10 @@ pub struct Container {
     pub oom_kills: u64,
     /// By type, those of the host that were prepared for its pod.
     pub prepared: BTreeMap<String, Identity>,
+    /// Which limits it has by now.
+    pub limits: Limits,
+    /// Serial numbers of the block devices that the machine has for it.
+    pub disks: Vec<String>,
     /// Unmounted on drop. None while it is being made.
     pub placed: Option<Placed>,
     /// Tells the guest what the host changes in its volumes, if it has any.
@@ -33,13 +38,15 @@ pub struct Container {
 
 impl Container {
     /// One whose init is being made.
-    pub fn new(bundle: PathBuf, init: Process) -> Container {
+    pub fn new(bundle: PathBuf, limits: Limits, init: Process) -> Container {
         Container {
             bundle,
             processes: BTreeMap::from([(String::new(), init)]),
             paused: false,
             oom_kills: 0,
             prepared: BTreeMap::new(),
+            limits,
+            disks: Vec::new(),
             placed: None,
             changes: None,
         }

@@ -7,11 +7,11 @@ use std::io::Read;
 use std::time::{Duration, SystemTime};
 
 use api::agent::{
-    Attachment, ConfigureNetworkRequest, ContainerRequest, CreateContainerRequest, Event, ExecProcessRequest,
+    Attachment, ConfigureNetworkRequest, ContainerRequest, CreateContainerRequest, Disk, Event, ExecProcessRequest,
     HelloRequest, HelloResponse, ListProcessesResponse, Namespace, NextEventRequest, NextWatchesRequest,
     RaiseEventsRequest, ReadProcessesRequest, ReadProcessesResponse, RemoveContainerRequest, RemoveProcessRequest,
-    ResizePtyRequest, ShutdownRequest, SignalProcessRequest, StartContainerRequest, StatsContainerResponse, Stdio,
-    UpdateContainerRequest, WaitProcessRequest, WaitProcessResponse,
+    ResizePtyRequest, ResizeRequest, ResizeResponse, ShutdownRequest, SignalProcessRequest, StartContainerRequest,
+    StatsContainerResponse, Stdio, UpdateContainerRequest, WaitProcessRequest, WaitProcessResponse,
 };
 use api::agent_ttrpc::AgentClient;
 use base::{Context, Result};
@@ -24,6 +24,8 @@ use ttrpc::context::{self, Context as Call};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long one may take that a tool of the host waits for.
 const GLANCE: Duration = Duration::from_secs(10);
+/// How long the guest may take to change its size: a block of memory that is in use takes seconds.
+const SIZING: Duration = Duration::from_secs(300);
 /// Bytes of randomness for a fresh guest: more than its pool has.
 const ENTROPY: usize = 64;
 
@@ -90,6 +92,7 @@ impl Guest {
         spec: &[u8],
         attachments: Vec<Attachment>,
         namespaces: Vec<Namespace>,
+        disks: Vec<Disk>,
         stdio: Stdio,
     ) -> Result<()> {
         let request = CreateContainerRequest {
@@ -97,6 +100,7 @@ impl Guest {
             spec: spec.to_owned(),
             attachments,
             namespaces,
+            disks,
             stdio: Some(stdio).into(),
             ..CreateContainerRequest::default()
         };
@@ -203,6 +207,11 @@ impl Guest {
             ..UpdateContainerRequest::default()
         };
         said(self.agent.update_container(soon(), &request).await).map(drop)
+    }
+
+    /// Makes the guest as large as `request` says, as far as that goes.
+    pub async fn set_size(&self, request: &ResizeRequest) -> Result<ResizeResponse> {
+        said(self.agent.resize(context::with_duration(SIZING), request).await)
     }
 
     /// Freezes the container's processes, or thaws them.

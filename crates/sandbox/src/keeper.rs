@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use base::pidfd::Pidfd;
 use base::{Context, Error, Kind, Result};
 use machine::template::{Store, Template};
-use machine::{Backend, Machine, MachineSpec, NicSpec, SavedMachine};
+use machine::{Backend, Machine, MachineSpec, NicSpec, SavedMachine, host};
 use oci::pod::Budget;
 use oci::spec::LinuxResources;
 use tokio::net::UnixListener;
@@ -21,7 +21,7 @@ use crate::network::{self, Line};
 use crate::passt::Passt;
 use crate::resolver::Resolver;
 use crate::saved::SavedProcess;
-use crate::size::{self, Size};
+use crate::size::{self, Limits, Size};
 use crate::span::Spans;
 use crate::standby::Standby;
 use crate::sys;
@@ -60,11 +60,12 @@ pub struct Blueprint {
 impl Blueprint {
     /// The size of the machine whose first container has these limits.
     pub fn size(&self, resources: Option<&LinuxResources>) -> Size {
-        let cpus = std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(1));
+        let cpus = processors();
+        let own = size::of(&[Limits::of(resources)], cpus);
         let asked = match self.pod {
             // An engine may put the limits of the whole on the first container.
-            Some(budget) => size::of_pod(budget, cpus).or_more(size::of(resources, cpus)),
-            None => size::of(resources, cpus),
+            Some(budget) => size::of_pod(budget, cpus).or_more(own),
+            None => own,
         };
         Size {
             vcpus: self.vcpus.unwrap_or(asked.vcpus),
@@ -72,12 +73,33 @@ impl Blueprint {
         }
     }
 
+    /// The size of the machine for these containers, when it runs already: never below what it was to begin with.
+    pub fn size_of(&self, all: &[Limits], begun: Size) -> Size {
+        let asked = size::of(all, processors());
+        // A pod's size is for containers that are still to come.
+        let least = if self.pod.is_some() {
+            begun.vcpus
+        } else {
+            self.vcpus.unwrap_or(1)
+        };
+        Size {
+            vcpus: asked.vcpus.max(least),
+            memory_mib: asked.memory_mib.max(begun.memory_mib),
+        }
+    }
+
     /// The machine of this size.
     pub fn spec(&self, size: Size) -> MachineSpec {
         let (share, vsock) = device::specs();
+        let most = size.most(Size {
+            vcpus: host::processors(),
+            memory_mib: host::memory_mib(),
+        });
         MachineSpec {
             vcpus: size.vcpus,
             memory_mib: size.memory_mib,
+            most_vcpus: most.vcpus,
+            most_memory_mib: most.memory_mib,
             kernel: self.kernel.clone(),
             initramfs: self.initramfs.clone(),
             kernel_params: self.kernel_params.clone(),
@@ -94,6 +116,11 @@ impl Blueprint {
         spec.kernel_params = format!("{} {}", spec.kernel_params, api::template::PARAMETER);
         spec
     }
+}
+
+/// Processors that we may run on.
+fn processors() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(1))
 }
 
 /// A machine that is up, and its device process. Dropping it ends both.

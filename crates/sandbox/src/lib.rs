@@ -8,10 +8,12 @@
 mod changes;
 mod container;
 mod device;
+mod disk;
 mod guest;
 mod keeper;
 mod namespace;
 mod network;
+mod order;
 mod origin;
 pub mod passt;
 mod process;

@@ -11,6 +11,8 @@
 //! ([`crate::keeper`]).
 
 mod calls;
+mod disks;
+mod growth;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,7 +23,7 @@ use api::agent::{Namespace, Stdio, event};
 use base::{Context, Error, Kind, Result};
 use machine::SavedMachine;
 use oci::{Bundle, Status};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::changes::{self, Changes};
 use crate::container::Container;
@@ -29,13 +31,16 @@ use crate::guest::Guest;
 use crate::keeper::{Blueprint, Running};
 use crate::namespace::{self, Named};
 use crate::network::Line;
+use crate::order::Order;
 use crate::origin::Origin;
 use crate::process::{Exit, Process, Stage};
 use crate::resolver::Resolver;
 use crate::saved::{self, Saved, SavedContainer, SavedProcess};
 use crate::share::{Placed, RootMount, Share};
+use crate::size::Limits;
 use crate::span::Spans;
 use crate::standby::Standby;
+use growth::Extent;
 
 /// How long a guest may take to write back its files at its end.
 const LAST_WRITES: Duration = Duration::from_secs(20);
@@ -54,6 +59,8 @@ pub struct Sandbox {
     state: Mutex<State>,
     /// Anything in `state` has changed.
     changed: Notify,
+    /// Held while limits and the machine's size change. Taken before `state`.
+    sizing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -82,6 +89,11 @@ struct Up {
     machine: SavedMachine,
     device: Option<SavedProcess>,
     line: Option<Line>,
+    extent: Extent,
+    /// Block devices that it was given so far.
+    disks: u64,
+    /// What the keeper is to do with the machine.
+    orders: mpsc::UnboundedSender<Order>,
     /// Tells the keeper to end the machine, with the reason if it is to be lost.
     stop: oneshot::Sender<Option<String>>,
 }
@@ -137,6 +149,7 @@ impl Sandbox {
                 spans,
             }),
             changed: Notify::new(),
+            sizing: tokio::sync::Mutex::default(),
         };
         sandbox.saved().write(&sandbox.dir)?;
         Ok(Arc::new(sandbox))
@@ -278,7 +291,7 @@ impl Sandbox {
             Phase::Up(_) => {}
         }
         let init = Process::new(Stage::Making, bundle.terminal(), create.stdio.clone());
-        let container = Container::new(bundle.dir().to_owned(), init);
+        let container = Container::new(bundle.dir().to_owned(), Limits::of(bundle.resources()), init);
         state.containers.insert(create.id.clone(), container);
         Ok(origin)
     }
@@ -298,15 +311,20 @@ impl Sandbox {
             up?;
             placed?
         } else {
+            self.measure().await;
             place.await?
         };
         let namespaces = self.namespaces(id, bundle).await?;
         let guest = self.guest()?;
         let begin = Instant::now();
         let watched = changes::watchable(bundle, &attachments);
-        guest
-            .create(id, bundle.json(), attachments, namespaces, create.stdio.clone())
-            .await?;
+        let disks = self.plug(id, bundle).await?;
+        let made = guest.create(id, bundle.json(), attachments, namespaces, disks, create.stdio.clone());
+        if let Err(e) = made.await {
+            let disks = std::mem::take(&mut self.state().container(id)?.disks);
+            self.unplug(disks).await;
+            return Err(e);
+        }
         self.adopt(id, placed, begin);
         self.follow_changes(id, &guest, watched);
         let (sandbox, id) = (Arc::clone(self), id.clone());
@@ -385,11 +403,15 @@ impl Sandbox {
         };
         let (machine, device) = running.save();
         let (stop, stopped) = oneshot::channel();
+        let (orders, ordered) = mpsc::unbounded_channel();
         let up = Up {
             guest: guest.clone(),
             machine,
             device,
             line,
+            extent: Extent::new(size, running.machine().later()),
+            disks: 0,
+            orders,
             stop,
         };
         let mut state = self.state();
@@ -401,17 +423,27 @@ impl Sandbox {
         let sandbox = Arc::clone(self);
         tokio::spawn(async move { sandbox.events(&guest).await });
         let sandbox = Arc::clone(self);
-        tokio::spawn(async move { sandbox.keep(running, stopped).await });
+        tokio::spawn(async move { sandbox.keep(running, ordered, stopped).await });
         Ok(())
     }
 
     /// Owns the machine until its end.
-    async fn keep(self: Arc<Self>, mut running: Running, stop: oneshot::Receiver<Option<String>>) {
+    async fn keep(
+        self: Arc<Self>,
+        mut running: Running,
+        mut orders: mpsc::UnboundedReceiver<Order>,
+        mut stop: oneshot::Receiver<Option<String>>,
+    ) {
         let guest = self.guest();
-        let stopped = tokio::select! {
-            reason = running.ended() => Err(reason),
-            stop = stop => Ok(stop.ok().flatten()),
+        let stopped = loop {
+            tokio::select! {
+                reason = running.ended() => break Err(reason),
+                stop = &mut stop => break Ok(stop.ok().flatten()),
+                Some(order) = orders.recv() => order.carry_out(running.machine_mut()).await,
+            }
         };
+        // Whoever waits for an answer gets none.
+        drop(orders);
         let reason = match stopped {
             Err(reason) => Some(reason),
             Ok(Some(lost)) => {
@@ -545,6 +577,9 @@ impl Sandbox {
                 machine,
                 device,
                 line,
+                extent,
+                disks,
+                orders,
                 stop,
             }) => {
                 // Whoever needs the guest meanwhile still has it; the keeper says when it is down.
@@ -555,6 +590,9 @@ impl Sandbox {
                     machine,
                     device,
                     line,
+                    extent,
+                    disks,
+                    orders,
                     stop: used,
                 });
             }

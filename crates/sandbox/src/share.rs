@@ -27,6 +27,7 @@ use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use oci::Bundle;
 use oci::spec::Mount;
 
+use crate::disk::is_block_device;
 use crate::origin::Origin;
 use crate::sys;
 
@@ -244,6 +245,10 @@ impl Bind {
             return None;
         }
         let source = mount.source().clone()?;
+        // Given to the machine itself.
+        if is_block_device(&source) {
+            return None;
+        }
         let below = |dirs: &[&str]| dirs.iter().any(|dir| source.starts_with(dir));
         if below(&OF_THE_GUEST) && !below(&OF_THE_HOST) {
             return None;

@@ -1,6 +1,6 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
-//! How large a machine must be for the limits of its container, or of its pod.
+//! How large a machine must be for the limits of its containers, or of its pod, and how large it may become.
 
 use oci::pod::Budget;
 use oci::spec::LinuxResources;
@@ -18,6 +18,9 @@ const MIB: u64 = 1 << 20;
 const PERIOD: u64 = 100_000;
 /// Of one processor.
 const SHARES: u64 = 1024;
+/// Machines may grow to so much at least, if the host has it.
+const AMPLE_VCPUS: u32 = 8;
+const AMPLE_MEMORY_MIB: u64 = 8192;
 
 /// Of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,24 +39,79 @@ impl Size {
             memory_mib: self.memory_mib.max(other.memory_mib),
         }
     }
+
+    /// To what a machine of this size may grow on the host: four times as much, or as most need, but no more than the host has.
+    pub fn most(self, host: Size) -> Size {
+        let ample = Size {
+            vcpus: self.vcpus.saturating_mul(4).max(AMPLE_VCPUS).min(host.vcpus),
+            memory_mib: self
+                .memory_mib
+                .saturating_mul(4)
+                .max(AMPLE_MEMORY_MIB)
+                .min(host.memory_mib),
+        };
+        self.or_more(ample)
+    }
 }
 
-/// The size that `resources` ask for, on a host with `cpus` processors. A quota of one and a half processors gives two.
-pub fn of(resources: Option<&LinuxResources>, cpus: u32) -> Size {
-    let limit = resources
-        .and_then(|all| all.memory().as_ref())
-        .and_then(|memory| memory.limit())
-        .and_then(|limit| u64::try_from(limit).ok())
-        .filter(|limit| *limit > 0);
-    let memory_mib = limit.map_or(DEFAULT_MEMORY_MIB, memory);
-    let cpu = resources.and_then(|all| all.cpu().as_ref());
-    let quota = cpu
-        .and_then(|cpu| cpu.quota())
-        .and_then(|quota| u64::try_from(quota).ok());
-    let period = cpu.and_then(|cpu| cpu.period());
+/// The limits of one container that a machine is measured by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes.
+    memory: Option<u64>,
+    /// Microseconds of processor time in each period.
+    quota: Option<u64>,
+    /// The kernel's own if there is none.
+    period: Option<u64>,
+}
+
+impl Limits {
+    /// Of a spec.
+    pub fn of(resources: Option<&LinuxResources>) -> Limits {
+        let mut limits = Limits::default();
+        if let Some(resources) = resources {
+            limits.update(resources);
+        }
+        limits
+    }
+
+    /// Takes over what `changes` name; 0 names nothing, a negative number takes a limit away.
+    pub fn update(&mut self, changes: &LinuxResources) {
+        let set = |limit: &mut Option<u64>, change: Option<i64>| match change {
+            None | Some(0) => {}
+            Some(change) => *limit = u64::try_from(change).ok(),
+        };
+        let memory = changes.memory().as_ref();
+        set(&mut self.memory, memory.and_then(|memory| memory.limit()));
+        let cpu = changes.cpu().as_ref();
+        set(&mut self.quota, cpu.and_then(|cpu| cpu.quota()));
+        if let Some(period) = cpu.and_then(|cpu| cpu.period()).filter(|period| *period > 0) {
+            self.period = Some(period);
+        }
+    }
+
+    /// Thousandths of a processor.
+    fn processors(&self) -> u64 {
+        let period = self.period.unwrap_or(PERIOD);
+        self.quota
+            .map_or(0, |quota| quota.saturating_mul(1000).div_ceil(period))
+    }
+}
+
+/// The size that containers with these limits ask for, on a host with `cpus` processors. One and a half processors give two. Those
+/// without a limit of memory share what there is with the others.
+pub fn of(all: &[Limits], cpus: u32) -> Size {
+    let limited = all
+        .iter()
+        .filter_map(|limits| limits.memory)
+        .fold(0, u64::saturating_add);
+    let free = all.iter().any(|limits| limits.memory.is_none());
+    let least = if limited == 0 || free { DEFAULT_MEMORY_MIB } else { 0 };
+    let wanted = all.iter().map(Limits::processors).fold(0, u64::saturating_add);
+    let wanted = u32::try_from(wanted.div_ceil(1000)).unwrap_or(u32::MAX);
     Size {
-        vcpus: processors(quota.unwrap_or(0), period.unwrap_or(0)).clamp(1, cpus.max(1)),
-        memory_mib,
+        vcpus: wanted.clamp(1, cpus.max(1)),
+        memory_mib: memory(limited).max(least),
     }
 }
 
@@ -86,14 +144,14 @@ mod tests {
 
     fn size(json: &str) -> (u32, u64) {
         let resources: LinuxResources = serde_json::from_str(json).unwrap();
-        let size = of(Some(&resources), 8);
+        let size = of(&[Limits::of(Some(&resources))], 8);
         (size.vcpus, size.memory_mib)
     }
 
     #[test]
     fn limits_are_rounded_up_and_the_guest_gets_its_own() {
         assert_eq!(
-            of(None, 8),
+            of(&[Limits::default()], 8),
             Size {
                 vcpus: 1,
                 memory_mib: DEFAULT_MEMORY_MIB
@@ -136,5 +194,32 @@ mod tests {
         assert_eq!(pod(120_000, 2, 64 << 20), (3, DEFAULT_MEMORY_MIB));
         assert_eq!(pod(50_000, 1536, 4 << 30), (2, 4352));
         assert_eq!(pod(0, 1 << 20, 0).0, 8, "no more than the host has");
+    }
+
+    #[test]
+    fn containers_add_up_and_changes_are_taken_over() {
+        let limits = |json: &str| Limits::of(Some(&serde_json::from_str(json).unwrap()));
+        let one = limits(r#"{"memory":{"limit":536870912},"cpu":{"quota":150000,"period":100000}}"#);
+        let sum = of(&[one, one], 8);
+        assert_eq!((sum.vcpus, sum.memory_mib), (3, 1280), "halves of processors add up");
+        assert_eq!(of(&[one, Limits::default()], 8).memory_mib, DEFAULT_MEMORY_MIB);
+        let mut changed = one;
+        changed.update(&serde_json::from_str(r#"{"memory":{"limit":0},"cpu":{"quota":400000}}"#).unwrap());
+        assert_eq!((changed.memory, of(&[changed], 8).vcpus), (one.memory, 4));
+        changed.update(&serde_json::from_str(r#"{"memory":{"limit":-1},"cpu":{"quota":-1}}"#).unwrap());
+        assert_eq!(of(&[changed], 8), of(&[Limits::default()], 8));
+    }
+
+    #[test]
+    fn a_machine_may_grow_to_what_the_host_has() {
+        let size = |vcpus, memory_mib| Size { vcpus, memory_mib };
+        assert_eq!(size(1, 2048).most(size(64, 262_144)), size(8, 8192));
+        assert_eq!(size(4, 4096).most(size(64, 262_144)), size(16, 16384));
+        assert_eq!(size(1, 2048).most(size(2, 4000)), size(2, 4000));
+        assert_eq!(
+            size(4, 9000).most(size(2, 4000)),
+            size(4, 9000),
+            "what was asked for stays"
+        );
     }
 }

@@ -82,8 +82,11 @@ impl Standby {
             .configure_network(&ConfigureNetworkRequest::default())
             .await?;
         let (placed, attachments) = share.place(id, &bundle, &[], &Origin::default())?;
-        let none = Vec::new();
-        self.guest.create(id, bundle.json(), attachments, none, stdio).await?;
+        let (namespaces, disks) = (Vec::new(), Vec::new());
+        let made = self
+            .guest
+            .create(id, bundle.json(), attachments, namespaces, disks, stdio);
+        made.await?;
         let mut input = self.stream(id, 0).await?;
         let (mut output, mut errors) = (self.stream(id, 1).await?, self.stream(id, 2).await?);
         self.guest.start(id).await?;

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use base::{Error, Kind, Result};
 use serde_json::{Value, json};
 
+use super::disk;
+use crate::layout::Layout;
 use crate::{MachineSpec, NicEnd};
 
 /// What executes the guest's instructions.
@@ -35,6 +37,8 @@ pub struct Descriptors {
     pub qmp: RawFd,
     /// Where the guest's console prints.
     pub console: RawFd,
+    /// The guest's memory.
+    pub memory: RawFd,
     /// What is behind the devices, in the order of [`devices`]; none for a machine that is frozen.
     pub devices: Vec<RawFd>,
 }
@@ -44,10 +48,10 @@ pub struct Descriptors {
 pub enum Beginning {
     /// It boots with all its devices.
     Boot,
-    /// It boots without devices, to be frozen. Its memory is this descriptor.
-    Freeze(RawFd),
-    /// It goes on where another one was frozen, with all its devices still to be plugged. Its memory is this descriptor.
-    Thaw(RawFd),
+    /// It boots without devices, to be frozen.
+    Freeze,
+    /// It goes on where another one was frozen, with all its devices still to be plugged.
+    Thaw,
 }
 
 /// Files that the guest boots from, by the paths that QEMU opens.
@@ -87,16 +91,14 @@ pub fn line(
             line.pair("-cpu", "max,la57=off");
         }
     }
-    line.pair("-smp", &spec.vcpus.to_string());
-    line.pair("-m", &format!("{}M", spec.memory_mib));
+    line.pair("-smp", &spec.vcpus.max(spec.most_vcpus).to_string());
+    let layout = Layout::of(spec);
+    let size = layout.total_mib();
+    line.pair("-m", &format!("{size}M"));
     // Shared, so that the servers of the devices reach the guest's memory.
-    let memory = match beginning {
-        Beginning::Boot => "memory-backend-memfd,id=memory".to_owned(),
-        Beginning::Freeze(memory) | Beginning::Thaw(memory) => {
-            format!("memory-backend-file,id=memory,mem-path=/proc/self/fd/{memory}")
-        }
-    };
-    line.pair("-object", &format!("{memory},size={}M,share=on", spec.memory_mib));
+    let memory = descriptors.memory;
+    let memory = format!("memory-backend-file,id=memory,mem-path=/proc/self/fd/{memory},size={size}M,share=on");
+    line.pair("-object", &memory);
     for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
         line.one(flag);
     }
@@ -116,16 +118,28 @@ pub fn line(
         }
     }
     line.pair("-device", BALLOON);
+    for port in 0..disk::PORTS {
+        // Empty and without power until there is a block device.
+        let chassis = port + 2;
+        line.pair(
+            "-device",
+            &format!("pcie-root-port,id={},chassis={chassis}", disk_port(port)),
+        );
+    }
     let mut params = kernel_params(accelerator);
+    if spec.most_vcpus > spec.vcpus {
+        params.push_str(&format!(" maxcpus={}", spec.vcpus));
+    }
+    params.push_str(&layout.params());
     if beginning != Beginning::Boot {
         line.pair("-device", PORT);
-        params.push_str(" pcie_ports=compat");
     }
+    params.push_str(" pcie_ports=compat");
     for word in spec.kernel_params.split_ascii_whitespace() {
         params.push(' ');
         params.push_str(word);
     }
-    if matches!(beginning, Beginning::Thaw(_)) {
+    if beginning == Beginning::Thaw {
         line.pair("-incoming", "defer");
     }
     line.path("-kernel", &files.kernel);
@@ -137,10 +151,15 @@ pub fn line(
 /// Where devices are plugged into a copy of a frozen machine. Without a power switch, and with a kernel that leaves the port
 /// alone, a device is there as soon as it is plugged, and the guest finds it when it looks.
 const PORT: &str = "pcie-root-port,id=free,chassis=1,power_controller_present=off";
+/// Name of a port for block devices.
+pub(super) fn disk_port(port: usize) -> String {
+    format!("disks{port}")
+}
+
 /// Tells us which memory the guest does not use: it goes back to the host.
 const BALLOON: &str = "virtio-balloon-pci,free-page-reporting=on";
 /// Devices that fit into the port: functions of one device.
-const FUNCTIONS: usize = 8;
+pub(super) const FUNCTIONS: usize = 8;
 
 /// What a device is tied to on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -299,6 +318,8 @@ mod tests {
         MachineSpec {
             vcpus: 2,
             memory_mib: 300,
+            most_vcpus: 4,
+            most_memory_mib: 1024,
             kernel: "/g/vmlinux".into(),
             initramfs: "/g/initramfs.cpio".into(),
             kernel_params: " loglevel=7\n debug ".into(),
@@ -324,6 +345,7 @@ mod tests {
         let descriptors = Descriptors {
             qmp: 10,
             console: 11,
+            memory: 20,
             devices: vec![12, 13, 14],
         };
         let files = BootFiles {
@@ -339,10 +361,12 @@ mod tests {
             .replace('\x00', "\n")
     }
 
+    const LATER: &str = "maxcpus=2 memmap=724M%0xac00000-1+0xefffffff";
+
     const REST: &str = "\
--smp 2
--m 300M
--object memory-backend-memfd,id=memory,size=300M,share=on
+-smp 4
+-m 1024M
+-object memory-backend-file,id=memory,mem-path=/proc/self/fd/20,size=1024M,share=on
 -nodefaults
 -no-user-config
 -no-reboot
@@ -359,6 +383,8 @@ mod tests {
 -netdev tap,id=nic0,fd=14
 -device virtio-net-pci,netdev=nic0,mac=02:00:00:00:00:a0,romfile=
 -device virtio-balloon-pci,free-page-reporting=on
+-device pcie-root-port,id=disks0,chassis=2
+-device pcie-root-port,id=disks1,chassis=3
 -kernel /g/vmlinux
 -initrd /g/initramfs.cpio
 ";
@@ -388,7 +414,7 @@ mod tests {
 -accel tcg,thread=multi,tb-size=256
 -cpu max,la57=off
 {REST}-append console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests tsc_early_khz=2600000 tsc=reliable no_timer_check \
-             noreplace-smp clearcpuid=141 loglevel=7 debug"
+             noreplace-smp clearcpuid=141 {LATER} pcie_ports=compat loglevel=7 debug"
         );
         assert_eq!(
             joined(Accelerator::Tcg { tsc_khz: 2_600_000 }, Beginning::Boot),
@@ -404,7 +430,7 @@ mod tests {
 -bios qboot.rom
 -accel kvm
 -cpu host
-{REST}-append console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests loglevel=7 debug"
+{REST}-append console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests {LATER} pcie_ports=compat loglevel=7 debug"
         );
         assert_eq!(joined(Accelerator::Kvm, Beginning::Boot), expected);
     }
@@ -413,13 +439,9 @@ mod tests {
     fn a_template_and_its_copies_differ_in_their_beginning_only() {
         let tcg = Accelerator::Tcg { tsc_khz: 2_600_000 };
         let boot = joined(tcg, Beginning::Boot);
-        let (freeze, thaw) = (joined(tcg, Beginning::Freeze(20)), joined(tcg, Beginning::Thaw(20)));
+        let (freeze, thaw) = (joined(tcg, Beginning::Freeze), joined(tcg, Beginning::Thaw));
         assert_eq!(thaw.replace("-incoming defer\n", ""), freeze);
-        let memory = "memory-backend-file,id=memory,mem-path=/proc/self/fd/20,size=300M,share=on";
-        assert!(
-            freeze.contains(memory) && freeze.contains(" pcie_ports=compat loglevel=7 debug"),
-            "{freeze}"
-        );
+        assert!(freeze.contains(" pcie_ports=compat loglevel=7 debug"), "{freeze}");
         let port = "-device pcie-root-port,id=free,chassis=1,power_controller_present=off\n";
         let devices = "-device vhost-user-vsock-pci,chardev=vsock\n";
         assert!(boot.contains(devices) && !boot.contains(port));

@@ -8,10 +8,12 @@
 pub mod binary;
 pub mod boot;
 pub mod command;
+mod disk;
 pub mod qmp;
 mod template;
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
@@ -24,12 +26,14 @@ use base::{Context, Error, Kind, Result};
 use serde_json::json;
 use tokio::net::UnixStream;
 
+use crate::layout::Layout;
 use crate::process::{self, Identity, Owned};
 use crate::tail::Tail;
 use crate::template::{Recipe, Template};
-use crate::{Backend, Caps, Machine, MachineSpec, SavedMachine, Steps, hybrid, kvm, tsc};
+use crate::{Backend, Caps, DiskSpec, Machine, MachineSpec, SavedMachine, Steps, hybrid, kvm, tsc};
 use boot::Boot;
 use command::{Accelerator, Beginning, BootFiles, Descriptors};
+use disk::Cards;
 use qmp::Qmp;
 
 /// How long a QEMU that closed its control channel may take to end.
@@ -74,7 +78,8 @@ impl Backend for Qemu {
     }
 
     async fn launch(&self, spec: &MachineSpec, dir: &Path) -> Result<Box<dyn Machine>> {
-        let started = Started::new(*self, spec, dir, Memory::Own, &[])?;
+        let memory = Layout::of(spec).memory()?;
+        let started = Started::new(*self, spec, dir, Beginning::Boot, memory, &[])?;
         started
             .obey()
             .await
@@ -130,17 +135,6 @@ impl Qemu {
     }
 }
 
-/// Where the guest's memory comes from.
-#[derive(Debug, Clone, Copy)]
-enum Memory<'a> {
-    /// QEMU makes it, and boots.
-    Own,
-    /// Ours: QEMU boots in it, to be frozen.
-    Freeze(&'a File),
-    /// Ours, with what was frozen.
-    Thaw(&'a File),
-}
-
 /// A QEMU process whose control channel has not spoken yet. Dropping it ends the process.
 #[derive(Debug)]
 struct Started {
@@ -152,6 +146,8 @@ struct Started {
     console: Tail,
     stderr: Tail,
     hybrid: PathBuf,
+    layout: Layout,
+    memory: File,
 }
 
 /// A machine that obeys.
@@ -164,6 +160,9 @@ struct Running {
     console: Tail,
     stderr: Tail,
     hybrid: PathBuf,
+    layout: Layout,
+    memory: File,
+    cards: Cards,
 }
 
 fn executable(spec: &MachineSpec) -> Result<PathBuf> {
@@ -171,12 +170,13 @@ fn executable(spec: &MachineSpec) -> Result<PathBuf> {
 }
 
 impl Started {
-    /// `inherited` are descriptors for later commands.
+    /// `memory` is the guest's, empty or being filled; `inherited` are descriptors for later commands.
     fn new(
         backend: Qemu,
         spec: &MachineSpec,
         dir: &Path,
-        memory: Memory<'_>,
+        beginning: Beginning,
+        memory: File,
         inherited: &[BorrowedFd<'_>],
     ) -> Result<Started> {
         let binary = executable(spec)?;
@@ -190,9 +190,9 @@ impl Started {
             base::socket::connect(&path).map(OwnedFd::from)
         };
         let servers = spec.shares.iter().map(|share| &share.socket);
-        let devices: Vec<OwnedFd> = match memory {
-            Memory::Freeze(_) => Vec::new(),
-            Memory::Own | Memory::Thaw(_) => [&spec.vsock.socket]
+        let devices: Vec<OwnedFd> = match beginning {
+            Beginning::Freeze => Vec::new(),
+            Beginning::Boot | Beginning::Thaw => [&spec.vsock.socket]
                 .into_iter()
                 .chain(servers)
                 .map(|socket| device(socket))
@@ -201,11 +201,6 @@ impl Started {
                     end.attempt(|| "duplicate the end of a network device".into())
                 }))
                 .collect::<Result<_>>()?,
-        };
-        let beginning = match memory {
-            Memory::Own => Beginning::Boot,
-            Memory::Freeze(memory) => Beginning::Freeze(memory.as_raw_fd()),
-            Memory::Thaw(memory) => Beginning::Thaw(memory.as_raw_fd()),
         };
         let channel = || StdUnixStream::pair().attempt(|| "create a socket pair".into());
         let (qmp, qmp_theirs) = channel()?;
@@ -216,6 +211,7 @@ impl Started {
         let descriptors = Descriptors {
             qmp: qmp_theirs.as_raw_fd(),
             console: console_theirs.as_raw_fd(),
+            memory: memory.as_raw_fd(),
             devices: devices.iter().map(AsRawFd::as_raw_fd).collect(),
         };
         let files = BootFiles {
@@ -239,13 +235,10 @@ impl Started {
             .stdout(OwnedFd::from(stdout_theirs))
             .stderr(OwnedFd::from(stderr_theirs));
         log::debug!("start {command:?}");
-        let mut keep = vec![qmp_theirs.as_fd(), console_theirs.as_fd()];
+        let mut keep = vec![qmp_theirs.as_fd(), console_theirs.as_fd(), memory.as_fd()];
         keep.extend(boot.descriptors());
         keep.extend(devices.iter().map(AsFd::as_fd));
         keep.extend(inherited);
-        if let Memory::Freeze(memory) | Memory::Thaw(memory) = memory {
-            keep.push(memory.as_fd());
-        }
         let process = Owned::of(process::spawn(&mut command, &keep, backend.identity())?)?;
 
         let start_time = process::start_time(process.pidfd().pid())?;
@@ -260,6 +253,8 @@ impl Started {
             console: Tail::of(console)?,
             stderr: Tail::of(stderr)?,
             hybrid: dir.join(&spec.vsock.hybrid),
+            layout: Layout::of(spec),
+            memory,
         })
     }
 
@@ -275,6 +270,9 @@ impl Started {
                 console: self.console,
                 stderr: self.stderr,
                 hybrid: self.hybrid,
+                layout: self.layout,
+                memory: self.memory,
+                cards: Cards::default(),
             }),
             Err(e) => {
                 let what = || format!("start {}", binary.display());
@@ -315,6 +313,22 @@ impl Machine for Running {
     async fn set_running(&mut self, running: bool) -> Result<()> {
         let command = if running { "cont" } else { "stop" };
         self.qmp.execute(command, json!({})).await.map(drop)
+    }
+
+    fn later(&self) -> Vec<Range<u64>> {
+        self.layout.later()
+    }
+
+    fn discard(&self, addresses: &Range<u64>) -> Result<()> {
+        self.layout.discard(&self.memory, addresses)
+    }
+
+    async fn plug(&mut self, disks: &[DiskSpec]) -> Result<()> {
+        self.cards.plug(&mut self.qmp, disks).await
+    }
+
+    async fn unplug(&mut self, serials: &[String]) -> Result<()> {
+        self.cards.unplug(&mut self.qmp, serials).await
     }
 
     async fn kill(&mut self) -> Result<()> {

@@ -103,7 +103,19 @@ impl Qmp {
 
     /// Gives QEMU a descriptor, by which name later commands know it.
     pub async fn give(&mut self, name: &str, descriptor: BorrowedFd<'_>) -> Result<()> {
-        let what = || format!("give QEMU the descriptor {name}");
+        self.hand_over(descriptor, "getfd", json!({ "fdname": name }))
+            .await
+            .attempt(|| format!("give QEMU the descriptor {name}"))
+    }
+
+    /// Gives QEMU a descriptor, which it opens as `/dev/fdset/<set>`.
+    pub async fn lend(&mut self, set: u64, descriptor: BorrowedFd<'_>) -> Result<()> {
+        self.hand_over(descriptor, "add-fd", json!({ "fdset-id": set }))
+            .await
+            .attempt(|| format!("give QEMU the descriptor /dev/fdset/{set}"))
+    }
+
+    async fn hand_over(&mut self, descriptor: BorrowedFd<'_>, command: &str, arguments: Value) -> Result<()> {
         // It belongs to the first command behind it: an empty line is none.
         let descriptors = [descriptor.as_raw_fd()];
         let message = [ControlMessage::ScmRights(&descriptors)];
@@ -112,9 +124,9 @@ impl Qmp {
             let sent = sendmsg::<()>(self.stream.as_raw_fd(), &bytes, &message, MsgFlags::MSG_NOSIGNAL, None);
             sent.map_err(Into::into)
         });
-        sent.await.context(Kind::Gone, what)?;
-        let named = self.execute("getfd", json!({ "fdname": name })).await;
-        named.map(drop).attempt(what)
+        sent.await
+            .context(Kind::Gone, || "write to QEMU's control channel".into())?;
+        self.execute(command, arguments).await.map(drop)
     }
 
     async fn exchange(&mut self, command: &str, arguments: Value) -> Result<Value> {

@@ -18,7 +18,8 @@ use tokio::task::spawn_blocking;
 
 use super::command::{self, Accelerator, Beginning, BootFiles, Descriptors};
 use super::qmp::Qmp;
-use super::{Memory, Qemu, Running, Started, binary, executable};
+use super::{Qemu, Running, Started, binary, executable};
+use crate::layout::Layout;
 use crate::template::{self, Recipe, Template};
 use crate::{Machine, MachineSpec, Steps, process};
 
@@ -38,6 +39,7 @@ impl Qemu {
         let descriptors = Descriptors {
             qmp: 0,
             console: 0,
+            memory: 0,
             devices: Vec::new(),
         };
         // The clock's rate is the host's, which the recipe has already, and measured anew each time.
@@ -45,14 +47,7 @@ impl Qemu {
             Qemu::Kvm => Accelerator::Kvm,
             Qemu::Tcg => Accelerator::Tcg { tsc_khz: 0 },
         };
-        let line = command::line(
-            spec,
-            accelerator,
-            Beginning::Freeze(0),
-            &files,
-            &descriptors,
-            "template",
-        );
+        let line = command::line(spec, accelerator, Beginning::Freeze, &files, &descriptors, "template");
         let words = line.iter().map(|word| word.to_string_lossy().into_owned());
         let mut inputs: Vec<&Path> = vec![&binary, &spec.kernel, &spec.initramfs];
         let firmware = binary::firmware();
@@ -63,8 +58,9 @@ impl Qemu {
 
 /// See `Backend::freeze`.
 pub async fn freeze(backend: Qemu, spec: &MachineSpec, ready: &str, dir: &Path) -> Result<()> {
-    let memory = template::memory(spec.memory_mib)?;
-    let mut running = Started::new(backend, spec, dir, Memory::Freeze(&memory), &[])?
+    let memory = Layout::of(spec).memory()?;
+    let shared: File = memory.try_clone().attempt(|| "duplicate a descriptor".into())?;
+    let mut running = Started::new(backend, spec, dir, Beginning::Freeze, shared, &[])?
         .obey()
         .await?;
     while !running.console().contains(ready) {
@@ -104,14 +100,14 @@ pub async fn thaw(
     let begin = Instant::now();
     let state = template.state()?;
     let plugs = command::plugs(&command::devices(spec))?;
-    let memory = template::memory(spec.memory_mib)?;
+    let memory = Layout::of(spec).memory()?;
+    let shared: File = memory.try_clone().attempt(|| "duplicate a descriptor".into())?;
     let (ours, theirs) = UnixStream::pair().attempt(|| "create a socket pair".into())?;
-    let started = Started::new(backend, spec, dir, Memory::Thaw(&memory), &[theirs.as_fd()])?;
+    let started = Started::new(backend, spec, dir, Beginning::Thaw, shared, &[theirs.as_fd()])?;
     let stream = theirs.as_raw_fd();
     drop(theirs);
     let filled = {
         let template = template.clone();
-        let memory: File = memory.try_clone().attempt(|| "duplicate a descriptor".into())?;
         spawn_blocking(move || template.fill(&memory))
     };
     let mut running = started.obey().await?;

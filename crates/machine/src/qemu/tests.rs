@@ -35,6 +35,8 @@ impl Scene {
         MachineSpec {
             vcpus: 1,
             memory_mib: 64,
+            most_vcpus: 1,
+            most_memory_mib: 64,
             kernel: at("vmlinux"),
             initramfs: at("initramfs"),
             kernel_params: String::new(),

@@ -60,7 +60,8 @@ impl Template {
     /// Puts the pages into `memory`, which is empty. Takes some milliseconds per 10 MiB. Errors: they are not as they were; the
     /// memory is of no use then.
     pub fn fill(&self, memory: &File) -> Result<()> {
-        let pages = pages::parse(&self.manifest.pages.read(&self.dir)?, self.manifest.memory_mib * MIB)?;
+        let size = memory.metadata().attempt(|| "look at the guest's memory".into())?.len();
+        let pages = pages::parse(&self.manifest.pages.read(&self.dir)?, size)?;
         let path = self.dir.join(MEMORY);
         let from = File::open(&path).attempt(|| format!("open {}", path.display()))?;
         pages::expand(&pages, &from, memory).attempt(|| format!("copy {}", path.display()))

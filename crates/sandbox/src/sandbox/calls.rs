@@ -130,9 +130,14 @@ impl Sandbox {
             }
             log::debug!("{}", e.chain());
         }
+        if self.guest().is_ok() {
+            let disks = self.state().container(id)?.disks.clone();
+            self.unplug(disks).await;
+        }
         let container = self.state().containers.remove(id);
         // Unmounts.
         drop(container);
+        self.measure().await;
         self.note();
         self.stop_if_over();
         Ok(exit)
@@ -191,11 +196,6 @@ impl Sandbox {
         }
         self.note();
         Ok(())
-    }
-
-    /// Changes limits: `linux.resources` as JSON.
-    pub async fn update(&self, id: &str, resources: Vec<u8>) -> Result<()> {
-        self.guest_of(id, |_| Ok(()))?.update(id, resources).await
     }
 
     /// The container's processes, by the guest's pids.
