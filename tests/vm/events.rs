@@ -16,7 +16,9 @@ const ATTRIB: u32 = 0x4;
 
 pub fn cases() -> Vec<Trial> {
     vec![
-        both("events::of_a_directory_that_changes", |w| directory(w, "rw")),
+        both("events::of_a_directory_that_changes", |w| {
+            directory(w, "rw");
+        }),
         both("events::of_a_directory_that_is_read_only_inside", |w| {
             directory(w, "ro");
         }),

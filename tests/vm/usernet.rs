@@ -23,7 +23,9 @@ pub fn cases() -> Vec<Trial> {
         user("usernet::a_published_port_leads_to_the_container", |w| {
             published(w, "on");
         }),
-        user("usernet::a_published_port_without_a_template", |w| published(w, "off")),
+        user("usernet::a_published_port_without_a_template", |w| {
+            published(w, "off");
+        }),
         user("usernet::datagrams_go_both_ways", datagrams),
         user("usernet::many_ports_at_once", many),
         user("usernet::the_way_out_ends_before_the_hosts_loopback", way_out),
