@@ -218,12 +218,14 @@ mod tests {
 
     #[test]
     fn containers_of_a_pod_have_one_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("rootfs")).unwrap();
         let bundle = |annotations: serde_json::Value| {
             let spec = serde_json::json!({
                 "ociVersion": "1.0.2", "root": { "path": "rootfs" }, "annotations": annotations,
                 "process": { "user": { "uid": 0, "gid": 0 }, "args": ["x"], "cwd": "/" }
             });
-            Bundle::parse("/b".into(), spec.to_string().into_bytes()).unwrap()
+            Bundle::parse(dir.path().to_owned(), spec.to_string().into_bytes()).unwrap()
         };
         let pod = bundle(serde_json::json!({ "io.kubernetes.cri.sandbox-id": "pod" }));
         assert_eq!(group(&pod).as_deref(), Some("pod"));
