@@ -152,7 +152,7 @@ mod tests {
         end.read_to_string(&mut text).unwrap();
         assert_eq!(text, "!");
         drop(one);
-        assert_eq!(Request::receive(&other).unwrap_err().kind(), Kind::Invalid);
+        assert_eq!(Request::receive(&other).unwrap_err().kind(), Kind::Gone);
         let (one, other) = UnixStream::pair().unwrap();
         (&one).write_all(b"{}\n").unwrap();
         assert_eq!(Request::receive(&other).unwrap_err().kind(), Kind::Invalid);
