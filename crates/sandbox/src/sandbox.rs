@@ -7,25 +7,25 @@
 //! container   Making ──► Created ──start──► Running ──► Ended ──delete──► (gone)
 //! ```
 //!
-//! Calls about containers and processes are in [`calls`]. It does not know the wire ([`crate::service`]) nor how machines are made
+//! How a container comes to be is in [`creation`], calls about containers and processes are in [`calls`]. It does not know the wire ([`crate::service`]) nor how machines are made
 //! ([`crate::keeper`]).
 
 mod calls;
+mod creation;
 mod disks;
 mod growth;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use api::agent::{Namespace, Stdio, event};
-use base::{Context, Error, Kind, Result};
+use api::agent::{Stdio, event};
+use base::{Error, Kind, Result};
 use machine::SavedMachine;
 use oci::{Bundle, Status};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::changes::{self, Changes};
 use crate::container::Container;
 use crate::guest::Guest;
 use crate::keeper::{Blueprint, Running};
@@ -36,8 +36,7 @@ use crate::origin::Origin;
 use crate::process::{Exit, Process, Stage};
 use crate::resolver::Resolver;
 use crate::saved::{self, Saved, SavedContainer, SavedProcess};
-use crate::share::{Placed, RootMount, Share};
-use crate::size::Limits;
+use crate::share::{RootMount, Share};
 use crate::span::Spans;
 use crate::standby::Standby;
 use growth::Extent;
@@ -183,198 +182,9 @@ impl Sandbox {
         }
     }
 
-    /// Keeps a place for a container that will be created by somebody in `origin`. Errors: `Exists`; `Gone` when the machine ends.
-    pub fn expect(&self, id: &str, origin: Origin) -> Result<()> {
-        let mut state = self.state();
-        if state.ending() {
-            return Err(Error::new(Kind::Gone, "the machine of the sandbox has ended"));
-        }
-        if state.containers.contains_key(id) || state.expected.contains_key(id) {
-            return Err(Error::new(Kind::Exists, format!("container {id} exists already")));
-        }
-        state.expected.insert(id.to_owned(), origin);
-        Ok(())
-    }
-
-    /// It will not be created, or has been.
-    pub fn unexpect(&self, id: &str) {
-        self.state().expected.remove(id);
-        self.note();
-        self.stop_if_over();
-    }
-
-    /// Takes a container away whose creator has gone, whatever it does.
-    pub async fn discard(&self, id: &str) {
-        self.state().expected.remove(id);
-        let known = self
-            .until(|state| match state.containers.get(id) {
-                None => Some(false),
-                Some(container) if container.making() => None,
-                Some(_) => Some(true),
-            })
-            .await;
-        if known {
-            if let Ok(guest) = self.guest()
-                && let Err(e) = guest.remove(id).await
-            {
-                log::warn!("{}", e.chain());
-            }
-            let container = self.state().containers.remove(id);
-            drop(container);
-        }
-        self.note();
-        self.stop_if_over();
-    }
-
     /// The machine has ended, or is about to.
     fn ending(&self) -> bool {
         self.state().ending()
-    }
-
-    /// No other container is there or expected.
-    pub fn alone(&self, id: &str) -> bool {
-        let state = self.state();
-        state
-            .containers
-            .keys()
-            .chain(state.expected.keys())
-            .all(|other| other == id)
-    }
-
-    /// Makes a container that is expected; the first one brings the machine up. Errors: nothing of it is left then.
-    pub async fn create(self: &Arc<Self>, create: Create) -> Result<()> {
-        base::id::check(&create.id)?;
-        let bundle = Bundle::open(&create.bundle)?;
-        // Another one may be bringing the machine up.
-        let origin = self
-            .until(|state| match &state.phase {
-                Phase::Booting => None,
-                _ => Some(Sandbox::enroll(state, &create, &bundle)),
-            })
-            .await?;
-        // To its end, also if whoever waits for it goes.
-        let sandbox = Arc::clone(self);
-        let made = tokio::spawn(async move { sandbox.complete(&create, &bundle, &origin).await });
-        made.await.context(Kind::Bug, || "make a container".into())?
-    }
-
-    /// Makes a container that is enrolled, or forgets it.
-    async fn complete(self: &Arc<Self>, create: &Create, bundle: &Bundle, origin: &Origin) -> Result<()> {
-        let made = self.make(create, bundle, origin).await;
-        if let Err(e) = made {
-            self.state().containers.remove(&create.id);
-            self.note();
-            // A connection that broke is no reason: the machine's end is.
-            if e.kind() == Kind::Gone
-                && let Ok(Some(reason)) = tokio::time::timeout(LAG, self.down()).await
-            {
-                return Err(Error::new(Kind::Gone, "the machine ended").because(reason));
-            }
-            return Err(e);
-        }
-        Ok(())
-    }
-
-    fn enroll(state: &mut State, create: &Create, bundle: &Bundle) -> Result<Origin> {
-        if state.containers.contains_key(&create.id) {
-            let what = format!("container {} exists already", create.id);
-            return Err(Error::new(Kind::Exists, what));
-        }
-        let Some(origin) = state.expected.remove(&create.id) else {
-            let what = format!("nobody keeps a place for container {}", create.id);
-            return Err(Error::new(Kind::State, what));
-        };
-        match &state.phase {
-            Phase::Booting => return Err(Error::new(Kind::State, "the sandbox is being started")),
-            Phase::Down(_) => return Err(Error::new(Kind::Gone, "the machine of the sandbox has ended")),
-            Phase::Absent => state.phase = Phase::Booting,
-            Phase::Up(_) => {}
-        }
-        let init = Process::new(Stage::Making, bundle.terminal(), create.stdio.clone());
-        let container = Container::new(bundle.dir().to_owned(), Limits::of(bundle.resources()), init);
-        state.containers.insert(create.id.clone(), container);
-        Ok(origin)
-    }
-
-    async fn make(self: &Arc<Self>, create: &Create, bundle: &Bundle, origin: &Origin) -> Result<()> {
-        let id = &create.id;
-        let booting = matches!(self.state().phase, Phase::Booting);
-        let place = async {
-            let begin = Instant::now();
-            let placed = self.share.place(id, bundle, &create.rootfs, origin)?;
-            self.state().spans.end("storage", begin);
-            Ok(placed)
-        };
-        let (placed, attachments) = if booting {
-            // The guest boots while its files are put in place.
-            let (up, placed) = tokio::join!(self.boot(bundle), place);
-            up?;
-            placed?
-        } else {
-            self.measure().await;
-            place.await?
-        };
-        let namespaces = self.namespaces(id, bundle).await?;
-        let guest = self.guest()?;
-        let begin = Instant::now();
-        let watched = changes::watchable(bundle, &attachments);
-        let disks = self.plug(id, bundle).await?;
-        let made = guest.create(id, bundle.json(), attachments, namespaces, disks, create.stdio.clone());
-        if let Err(e) = made.await {
-            let disks = std::mem::take(&mut self.state().container(id)?.disks);
-            self.unplug(disks).await;
-            return Err(e);
-        }
-        self.adopt(id, placed, begin);
-        self.follow_changes(id, &guest, watched);
-        let (sandbox, id) = (Arc::clone(self), id.clone());
-        tokio::spawn(async move { sandbox.follow(guest, id, String::new()).await });
-        Ok(())
-    }
-
-    /// What the namespaces are in the guest that the spec of `id` names by paths. Errors: `Unsupported` for those of the host, `State`
-    /// for those of a container that has ended.
-    async fn namespaces(&self, id: &str, bundle: &Bundle) -> Result<Vec<Namespace>> {
-        let mut found = Vec::new();
-        for (kind, named) in namespace::named(bundle.spec())? {
-            let container = self
-                .until(|state| state.owner(id, &kind, &named))
-                .await
-                .attempt(|| format!("linux.namespaces: join the {kind} namespace"))?;
-            found.push(namespace::request(&kind, container));
-        }
-        Ok(found)
-    }
-
-    /// The guest is told what the host changes in these volumes.
-    fn follow_changes(&self, id: &str, guest: &Guest, volumes: Vec<String>) {
-        if volumes.is_empty() {
-            return;
-        }
-        let mut state = self.state();
-        let device = match &state.phase {
-            Phase::Up(up) => up.device.as_ref().map(|device| device.pid),
-            _ => None,
-        };
-        let changes = Changes::follow(guest.clone(), self.share.path(), volumes, device);
-        if let Some(container) = state.containers.get_mut(id) {
-            container.changes = Some(changes);
-        }
-    }
-
-    fn adopt(&self, id: &str, placed: Placed, begin: Instant) {
-        let mut state = self.state();
-        state.spans.end("container", begin);
-        if let Some(container) = state.containers.get_mut(id) {
-            container.placed = Some(placed);
-            if let Some(init) = container.processes.get_mut("")
-                && init.alive()
-            {
-                init.stage = Stage::Created;
-            }
-        }
-        drop(state);
-        self.note();
     }
 
     /// Brings the machine up and leaves it to its keeper.

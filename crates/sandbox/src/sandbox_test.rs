@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
+use std::time::Instant;
 
 use api::agent::{
     CreateContainerRequest, CreateContainerResponse, Empty, HelloRequest, HelloResponse, ShutdownRequest,
