@@ -35,6 +35,7 @@ pub fn cases() -> Vec<Trial> {
         ours("standby::killed_keeper", killed_keeper),
         ours("standby::killed_with_its_keeper", killed_together),
         ours("standby::podman", podman),
+        ours("standby::kata_run", kata_run),
     ];
     for (name, at) in [("monitor", 0), ("qemu", 1), ("device", 2)] {
         cases.push(ours(&format!("standby::killed_{name}_while_it_waits"), move |w| {
@@ -575,5 +576,27 @@ fn podman(w: &World) -> Verdict {
         assert_ne!(pool.ready(), before, "{network}: the machine that waited was not used");
     }
     drop(podman);
+    Verdict::Held
+}
+
+/// Its user-mode network is made with its machine, so that only one without takes a machine that waits.
+fn kata_run(w: &World) -> Verdict {
+    if Command::new("passt").arg("--version").output().is_err() {
+        return Verdict::Skipped("passt is not installed".into());
+    }
+    let pool = Pool::start(w, 1);
+    let image = format!("rootfs:{}", w.bundle("image", "true").rootfs().display());
+    for (network, interfaces) in [("user", 2), ("none", 1)] {
+        pool.full(1);
+        let before = pool.ready();
+        let mut command = w.kata();
+        command.env("KATA_STANDBY_DIR", pool.dir());
+        command.env("KATA_TEMPLATE_DIR", templates(w));
+        command.args(["run", "--rm", "--network", network, &image]);
+        command.args(["sh", "-c", "ls /sys/class/net | wc -l"]);
+        let outcome = command::run(&mut command, b"");
+        assert_eq!(outcome.exits(0).text(), interfaces.to_string(), "{network}");
+        assert_eq!(pool.ready() == before, network == "user", "{network}");
+    }
     Verdict::Held
 }

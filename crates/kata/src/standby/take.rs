@@ -29,6 +29,10 @@ pub struct Taken {
 
 /// One for the sandbox `id` that `bundle` begins. `None` when there is none that fits.
 pub fn take(globals: &Globals, id: &str, bundle: &Bundle) -> Option<Taken> {
+    // Its network devices are taps: a user-mode network is made with the machine.
+    if globals.user_network.is_some() {
+        return None;
+    }
     let pool = Pool::open().ok().filter(Pool::exists)?;
     match try_all(&pool, globals, id, bundle) {
         Ok(taken) => taken,
