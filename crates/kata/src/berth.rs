@@ -12,6 +12,7 @@
 //!     containers/<id>        an empty file for each container; who can remove this directory removes the sandbox
 //! ```
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, symlink};
@@ -41,13 +42,13 @@ pub struct Home {
 }
 
 impl Home {
-    /// Makes its directory.
-    pub fn make(root: &Path, id: &str) -> Result<Home> {
+    /// Makes its directory, and the place of its first container. Errors: `Exists` when the id is taken.
+    pub fn make(root: &Path, id: &str) -> Result<(Home, Berth)> {
         Home::named(root, id, OwnedDir::create)
     }
 
-    /// Takes a directory that has been made elsewhere, which moves.
-    pub fn adopt(root: &Path, id: &str, dir: OwnedDir) -> Result<Home> {
+    /// As [`Home::make`], of a directory that has been made elsewhere, which moves.
+    pub fn adopt(root: &Path, id: &str, dir: OwnedDir) -> Result<(Home, Berth)> {
         let mut moved = Some(dir);
         Home::named(root, id, |path| {
             let mut dir = moved
@@ -61,21 +62,26 @@ impl Home {
         })
     }
 
-    /// At the first name that nobody has.
-    fn named(root: &Path, id: &str, mut have: impl FnMut(&Path) -> Result<OwnedDir>) -> Result<Home> {
+    /// At the first name that nobody has. The container's directory is first, and says where the sandbox's will be: whoever is killed in
+    /// between leaves nothing that is not found by the id.
+    fn named(root: &Path, id: &str, mut have: impl FnMut(&Path) -> Result<OwnedDir>) -> Result<(Home, Berth)> {
+        fs::create_dir_all(root).attempt(|| format!("create directory {}", root.display()))?;
+        let berth = Berth::lock(root, id)?;
         for number in 0..NAMES {
             let name = match number {
                 0 => format!("@{id}"),
                 number => format!("@{id}@{number}"),
             };
-            match have(&root.join(name)) {
-                Err(e) if e.kind() == Kind::Exists => {}
-                had => {
-                    let dir = had?;
-                    make_dir(&dir.path().join(CONTAINERS))?;
-                    return Ok(Home { dir: dir.keep() });
-                }
+            let path = root.join(&name);
+            if path.exists() {
+                continue;
             }
+            berth.link(name.as_ref())?;
+            let dir = have(&path)?;
+            make_dir(&dir.path().join(CONTAINERS))?;
+            let home = Home { dir: dir.keep() };
+            berth.register(home.path(), id)?;
+            return Ok((home, berth));
         }
         let what = format!("find a free name for the sandbox of {id} in {}", root.display());
         Err(Error::new(Kind::Io, what).because(format!("all {NAMES} are taken")))
@@ -107,20 +113,34 @@ impl Berth {
     /// Takes it in the sandbox `home`, beside which the container's directory is made. Errors: `Exists` when the id is taken, `Gone`
     /// when the sandbox is being removed.
     pub fn take(home: &Path, id: &str) -> Result<Berth> {
-        let root = home.parent().unwrap_or(home);
+        let berth = Berth::lock(home.parent().unwrap_or(home), id)?;
+        berth.link(home.file_name().unwrap_or_default())?;
+        berth.register(home, id)?;
+        Ok(berth)
+    }
+
+    /// The id is nobody else's.
+    fn lock(root: &Path, id: &str) -> Result<Berth> {
         let dir = root.join(id);
         make_dir(&dir)?;
-        let berth = Berth { dir, armed: true };
-        let name = home.file_name().unwrap_or_default();
-        symlink(Path::new("..").join(name), sandbox(&berth.dir))
-            .attempt(|| format!("link {} to its sandbox", berth.dir.display()))?;
+        Ok(Berth { dir, armed: true })
+    }
+
+    /// Says which directory is the sandbox's.
+    fn link(&self, name: &OsStr) -> Result<()> {
+        let linked = symlink(Path::new("..").join(name), sandbox(&self.dir));
+        linked.attempt(|| format!("link {} to its sandbox", self.dir.display()))
+    }
+
+    /// Enters it into the sandbox's list.
+    fn register(&self, home: &Path, id: &str) -> Result<()> {
         let entry = entry(home, id);
         match File::create_new(&entry) {
             Err(e) if e.kind() == ErrorKind::NotFound => Err(Error::new(
                 Kind::Gone,
                 format!("the sandbox {} has ended", home.display()),
             )),
-            other => other.map(|_| berth).attempt(|| format!("create {}", entry.display())),
+            other => other.map(|_| ()).attempt(|| format!("create {}", entry.display())),
         }
     }
 
@@ -267,10 +287,9 @@ mod tests {
     fn the_last_container_takes_the_sandbox_along_in_any_order() {
         for order in [["a", "b"], ["b", "a"]] {
             let root = tempfile::tempdir().unwrap();
-            let home = Home::make(root.path(), "a").unwrap();
-            for id in ["a", "b"] {
-                let dir = Berth::take(home.path(), id).unwrap().keep();
-                assert_eq!(sandbox(&dir).canonicalize().unwrap(), home.path());
+            let (home, first) = Home::make(root.path(), "a").unwrap();
+            for berth in [first, Berth::take(home.path(), "b").unwrap()] {
+                assert_eq!(sandbox(&berth.keep()).canonicalize().unwrap(), home.path());
             }
             assert_eq!(Berth::take(home.path(), "b").unwrap_err().kind(), Kind::Exists);
             assert_eq!(names(root.path()), ["@a", "a", "b"]);
@@ -285,8 +304,8 @@ mod tests {
     #[test]
     fn nobody_joins_a_sandbox_that_is_being_removed() {
         let root = tempfile::tempdir().unwrap();
-        let home = Home::make(root.path(), "a").unwrap();
-        drop(Berth::take(home.path(), "a").unwrap());
+        let (home, berth) = Home::make(root.path(), "a").unwrap();
+        drop(berth);
         assert_eq!(Berth::take(home.path(), "b").unwrap_err().kind(), Kind::Gone);
         assert!(names(root.path()).is_empty());
     }
@@ -294,12 +313,10 @@ mod tests {
     #[test]
     fn a_container_that_is_made_anew_begins_another_sandbox_while_the_old_one_lives() {
         let root = tempfile::tempdir().unwrap();
-        let old = Home::make(root.path(), "a").unwrap();
-        let first = Berth::take(old.path(), "a").unwrap();
+        let (old, first) = Home::make(root.path(), "a").unwrap();
         let second = Berth::take(old.path(), "b").unwrap();
         drop(first);
-        let new = Home::make(root.path(), "a").unwrap();
-        let first = Berth::take(new.path(), "a").unwrap();
+        let (new, first) = Home::make(root.path(), "a").unwrap();
         assert_eq!(names(root.path()), ["@a", "@a@1", "a", "b"]);
         drop((first, new));
         assert_eq!(names(root.path()), ["@a", "b"]);
@@ -319,8 +336,7 @@ mod tests {
             let volume = root.path().join("a volume");
             fs::create_dir(&volume).unwrap();
             fs::write(volume.join("file"), "x").unwrap();
-            let home = Home::make(root.path(), "a").unwrap();
-            let berth = Berth::take(home.path(), "a").unwrap();
+            let (home, berth) = Home::make(root.path(), "a").unwrap();
             let (none, place) = (None::<&str>, home.path().join("m 0"));
             fs::create_dir(&place).unwrap();
             nix::mount::mount(Some(&volume), &place, none, nix::mount::MsFlags::MS_BIND, none).unwrap();
@@ -335,11 +351,18 @@ mod tests {
     #[test]
     fn what_was_interrupted_is_done_again() {
         let root = tempfile::tempdir().unwrap();
-        let home = Home::make(root.path(), "a").unwrap();
-        let dir = Berth::take(home.path(), "a").unwrap().keep();
-        fs::remove_file(entry(home.path(), "a")).unwrap();
-        fs::remove_dir(home.path().join(CONTAINERS)).unwrap();
-        clear(&dir).unwrap();
-        assert!(names(root.path()).is_empty());
+        // What is there after each step of the making and of the removal.
+        for steps in 0..4 {
+            let (home, berth) = Home::make(root.path(), "a").unwrap();
+            let (home, dir) = (home.path().to_owned(), berth.keep());
+            let undone = [
+                (steps < 3).then(|| fs::remove_file(entry(&home, "a"))),
+                (steps < 2).then(|| fs::remove_dir(home.join(CONTAINERS))),
+                (steps < 1).then(|| fs::remove_dir(&home)),
+            ];
+            undone.into_iter().flatten().for_each(|step| step.unwrap());
+            clear(&dir).unwrap();
+            assert!(names(root.path()).is_empty(), "{steps}");
+        }
     }
 }

@@ -81,8 +81,7 @@ fn live(arguments: &Arguments, lease: UnixStream, origin: Instant) -> Result<()>
     let bundle = Bundle::open(&arguments.bundle)?;
     let (mut plan, builder) = plan::of(&bundle)?;
     let place = net::Place::of(bundle.spec())?;
-    let home = Home::make(&arguments.root, &arguments.id)?;
-    let berth = Berth::take(home.path(), &arguments.id)?;
+    let (home, berth) = Home::make(&arguments.root, &arguments.id)?;
     // Before anything is started that belongs there; the builder of a template has been, and does not.
     let group = group(
         &bundle,

@@ -29,7 +29,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::arguments::Arguments;
 use super::{Later, Life, group, plan, report, runtime};
-use crate::berth::{Berth, Home};
+use crate::berth::Home;
 use crate::cgroup::Company;
 use crate::standby::pool::{self, ABOUT, About, DOOR};
 use crate::standby::request::Request;
@@ -153,8 +153,7 @@ impl Made {
         let lifted = share.lift()?;
         see_as(&asked.request)?;
         words.log().start("monitor")?;
-        let home = Home::adopt(&words.root, &words.id, dir)?;
-        let berth = Berth::take(home.path(), &words.id)?;
+        let (home, berth) = Home::adopt(&words.root, &words.id, dir)?;
         let share = lifted.settle(home.path())?;
         let bundle = Bundle::open(&words.bundle)?;
         plan.deadline = bundle.overrides()?.create_timeout.unwrap_or(plan.deadline);

@@ -161,8 +161,7 @@ pub mod stub {
             annotations: std::collections::BTreeMap::new(),
             owner: String::new(),
         };
-        let home = berth::Home::make(root, id).unwrap();
-        berth::Berth::take(home.path(), id).unwrap().keep();
+        berth::Home::make(root, id).unwrap().1.keep();
         Container::record(&root.join(id), &state).unwrap();
         state
     }
