@@ -33,8 +33,11 @@ struct Pool<'a> {
 impl Pool<'_> {
     /// `None` where there is nothing to wait: runc, and builds before there was a pool.
     fn start<'a>(one: &Contender, world: &'a World) -> Option<Pool<'a>> {
+        if !one.is_ours() {
+            return None;
+        }
         let pool = Pool { world };
-        let started = one.is_ours() && command::run(pool.tool().arg("start"), b"").code == 0;
+        let started = command::run(pool.tool().arg("start"), b"").code == 0;
         started.then_some(pool)
     }
 
