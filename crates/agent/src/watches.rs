@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api::agent::{NextWatchesRequest, Watches};
+use api::notice::WATCHES;
 use base::{Context, Error, Kind, Result};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
@@ -24,8 +25,6 @@ const BUSY: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(2);
 /// A call ends after so long, whatever it has found: its caller may have gone.
 const TURN: Duration = Duration::from_secs(30);
-/// More watched places of a volume than this are left out.
-const MOST: usize = 1024;
 /// Files of a volume among which watched ones are searched.
 const ENTRIES: usize = 50_000;
 /// Directories that are searched last.
@@ -75,7 +74,7 @@ impl Watching {
                 Err(e) => log::debug!("{}", e.chain()),
             }
         }
-        Ok(found.into_iter().take(MOST).collect())
+        Ok(found.into_iter().take(WATCHES).collect())
     }
 
     /// Those of the marks that are of this volume, by their paths in the share.

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use api::agent::attachment::Source;
 use api::agent::{Attachment, Change, NextWatchesRequest, RaiseEventsRequest, change};
+use api::notice::WATCHES;
 use base::{Context, Error, Kind, Result};
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use oci::Bundle;
@@ -93,7 +94,7 @@ async fn follow(guest: &Guest, share: PathBuf, volumes: Vec<String>, device: Opt
             tokio::pin!(asked);
             loop {
                 tokio::select! {
-                    found = &mut asked => break found?,
+                    found = &mut asked => break bounded(found?),
                     changes = watched.next() => guest.raise(&changes?).await?,
                 }
             }
@@ -103,6 +104,15 @@ async fn follow(guest: &Guest, share: PathBuf, volumes: Vec<String>, device: Opt
         }
         request.seen = found;
     }
+}
+
+/// The guest says what is watched, and a guest may say anything.
+fn bounded(mut paths: Vec<String>) -> Vec<String> {
+    if paths.len() > WATCHES {
+        log::warn!("the guest wants {} places watched: only {WATCHES} are", paths.len());
+        paths.truncate(WATCHES);
+    }
+    paths
 }
 
 /// What is watched now.
@@ -212,6 +222,13 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn a_guest_that_wants_everything_watched_gets_a_bound() {
+        let wanted: Vec<String> = (0..=WATCHES).map(|n| n.to_string()).collect();
+        assert_eq!(bounded(wanted.clone()), wanted[..WATCHES]);
+        assert_eq!(bounded(wanted[..WATCHES].to_vec()).len(), WATCHES);
+    }
 
     fn watched(root: &Path, device: Option<i32>) -> Watched {
         Watched {
