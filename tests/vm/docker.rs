@@ -8,7 +8,6 @@ use libtest_mimic::Trial;
 use vm_tests::behaviour::Behaviours;
 use vm_tests::docker::Docker;
 use vm_tests::engine::{Engine, IMAGE};
-use vm_tests::{Verdict, both};
 
 use crate::everyday::{self, on_its_kernel};
 
@@ -23,15 +22,7 @@ pub fn cases() -> Vec<Trial> {
 }
 
 fn case(name: &str, work: fn(&dyn Engine, &mut Behaviours<'_>)) -> Trial {
-    both(&format!("docker::{name}"), move |w| {
-        let Some(docker) = Docker::new(w) else {
-            return Verdict::Skipped("docker.io is not installed".into());
-        };
-        let mut seen = Behaviours::new(docker.client(), w);
-        work(&docker, &mut seen);
-        seen.end();
-        Verdict::Held
-    })
+    everyday::case("docker", name, |w| Some(Box::new(Docker::new(w)?)), work)
 }
 
 /// The builder before BuildKit: its steps are containers of the daemon's default runtime. BuildKit calls runc, whatever the daemon is

@@ -5,12 +5,31 @@
 use std::fs;
 use std::process::Command;
 
+use libtest_mimic::Trial;
 use vm_tests::behaviour::Behaviours;
 use vm_tests::engine::{Engine, IMAGE};
-use vm_tests::{Runtime, World, command};
+use vm_tests::{Runtime, Verdict, World, both, command};
 
 /// A server for others to ask.
 const SERVER: &str = "mkdir /w; echo page >/w/index.html; exec httpd -f -p 80 -h /w";
+
+/// A case of an engine, which `start` gives where it is installed.
+pub fn case(
+    group: &'static str,
+    name: &str,
+    start: for<'w> fn(&'w World) -> Option<Box<dyn Engine + 'w>>,
+    work: fn(&dyn Engine, &mut Behaviours<'_>),
+) -> Trial {
+    both(&format!("{group}::{name}"), move |w| {
+        let Some(engine) = start(w) else {
+            return Verdict::Skipped(format!("{group} is not installed"));
+        };
+        let mut seen = Behaviours::new(engine.client(), w);
+        work(&*engine, &mut seen);
+        seen.end();
+        Verdict::Held
+    })
+}
 
 /// `run` of a shell without a network.
 fn sh<'a>(options: &[&'a str], script: &'a str) -> Vec<&'a str> {
@@ -40,9 +59,9 @@ pub fn on_its_kernel(w: &World, kernel: &str) {
 }
 
 /// What an option of `run` does: its name, options, a script, and what that prints.
-type Option<'a> = (&'a str, &'a [&'a str], &'a str, &'a str);
+type Choice<'a> = (&'a str, &'a [&'a str], &'a str, &'a str);
 
-const OPTIONS: &[Option<'_>] = &[
+const OPTIONS: &[Choice<'_>] = &[
     ("--user", &["--user", "1000:100"], "id -u; id -g", "1000\n100"),
     (
         "--read-only, --tmpfs",

@@ -6,7 +6,7 @@ use libtest_mimic::Trial;
 use vm_tests::behaviour::Behaviours;
 use vm_tests::engine::{Engine, IMAGE};
 use vm_tests::podman::Podman;
-use vm_tests::{Runtime, Verdict, both, command};
+use vm_tests::{Runtime, command};
 
 use crate::everyday;
 
@@ -22,15 +22,7 @@ pub fn cases() -> Vec<Trial> {
 }
 
 fn case(name: &str, work: fn(&dyn Engine, &mut Behaviours<'_>)) -> Trial {
-    both(&format!("podman::{name}"), move |w| {
-        let Some(podman) = Podman::new(w) else {
-            return Verdict::Skipped("podman is not installed".into());
-        };
-        let mut seen = Behaviours::new(podman.client(), w);
-        work(&podman, &mut seen);
-        seen.end();
-        Verdict::Held
-    })
+    everyday::case("podman", name, |w| Some(Box::new(Podman::new(w)?)), work)
 }
 
 fn many(podman: &dyn Engine, seen: &mut Behaviours<'_>) {
