@@ -12,7 +12,6 @@
 //!     containers/<id>        an empty file for each container; who can remove this directory removes the sandbox
 //! ```
 
-use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, symlink};
@@ -66,7 +65,7 @@ impl Home {
     /// between leaves nothing that is not found by the id.
     fn named(root: &Path, id: &str, mut have: impl FnMut(&Path) -> Result<OwnedDir>) -> Result<(Home, Berth)> {
         fs::create_dir_all(root).attempt(|| format!("create directory {}", root.display()))?;
-        let berth = Berth::lock(root, id)?;
+        let mut berth = Berth::lock(root, id)?;
         for number in 0..NAMES {
             let name = match number {
                 0 => format!("@{id}"),
@@ -76,11 +75,11 @@ impl Home {
             if path.exists() {
                 continue;
             }
-            berth.link(name.as_ref())?;
+            berth.link(&path)?;
             let dir = have(&path)?;
             make_dir(&dir.path().join(CONTAINERS))?;
             let home = Home { dir: dir.keep() };
-            berth.register(home.path(), id)?;
+            berth.register(id)?;
             return Ok((home, berth));
         }
         let what = format!("find a free name for the sandbox of {id} in {}", root.display());
@@ -106,6 +105,8 @@ impl Drop for Home {
 #[derive(Debug)]
 pub struct Berth {
     dir: PathBuf,
+    /// Kept beside the link, for the time in which somebody removes that.
+    home: Option<PathBuf>,
     armed: bool,
 }
 
@@ -113,9 +114,9 @@ impl Berth {
     /// Takes it in the sandbox `home`, beside which the container's directory is made. Errors: `Exists` when the id is taken, `Gone`
     /// when the sandbox is being removed.
     pub fn take(home: &Path, id: &str) -> Result<Berth> {
-        let berth = Berth::lock(home.parent().unwrap_or(home), id)?;
-        berth.link(home.file_name().unwrap_or_default())?;
-        berth.register(home, id)?;
+        let mut berth = Berth::lock(home.parent().unwrap_or(home), id)?;
+        berth.link(home)?;
+        berth.register(id)?;
         Ok(berth)
     }
 
@@ -123,24 +124,38 @@ impl Berth {
     fn lock(root: &Path, id: &str) -> Result<Berth> {
         let dir = root.join(id);
         make_dir(&dir)?;
-        Ok(Berth { dir, armed: true })
+        Ok(Berth {
+            dir,
+            home: None,
+            armed: true,
+        })
     }
 
     /// Says which directory is the sandbox's.
-    fn link(&self, name: &OsStr) -> Result<()> {
-        let linked = symlink(Path::new("..").join(name), sandbox(&self.dir));
+    fn link(&mut self, home: &Path) -> Result<()> {
+        self.home = Some(home.to_owned());
+        let linked = symlink(
+            Path::new("..").join(home.file_name().unwrap_or_default()),
+            sandbox(&self.dir),
+        );
         linked.attempt(|| format!("link {} to its sandbox", self.dir.display()))
     }
 
-    /// Enters it into the sandbox's list.
-    fn register(&self, home: &Path, id: &str) -> Result<()> {
+    /// Enters it into the sandbox's list. Somebody may delete the container by its id as soon as that is taken, and find no entry yet:
+    /// then there is no container any more.
+    fn register(&self, id: &str) -> Result<()> {
+        let home = self.home.as_deref().unwrap_or(&self.dir);
         let entry = entry(home, id);
         match File::create_new(&entry) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Err(Error::new(
-                Kind::Gone,
-                format!("the sandbox {} has ended", home.display()),
-            )),
-            other => other.map(|_| ()).attempt(|| format!("create {}", entry.display())),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let what = format!("the sandbox {} has ended", home.display());
+                return Err(Error::new(Kind::Gone, what));
+            }
+            other => other.attempt(|| format!("create {}", entry.display()))?,
+        };
+        match fs::symlink_metadata(sandbox(&self.dir)) {
+            Ok(_) => Ok(()),
+            Err(e) => Err(e).attempt(|| format!("keep container {id}, which was deleted while it was made")),
         }
     }
 
@@ -159,7 +174,7 @@ impl Berth {
 impl Drop for Berth {
     fn drop(&mut self) {
         if self.armed
-            && let Err(e) = clear(&self.dir)
+            && let Err(e) = clear_from(&self.dir, self.home.as_deref())
         {
             log::warn!("{}", e.chain());
         }
@@ -169,9 +184,12 @@ impl Drop for Berth {
 /// Removes what is left of the container whose directory is `dir`, and of its sandbox if it was the last. The monitor has deleted the
 /// container, or has ended; its mounts were its alone. Can be done again after it was interrupted.
 pub fn clear(dir: &Path) -> Result<()> {
-    let home = home(dir)?;
+    clear_from(dir, home(dir)?.as_deref())
+}
+
+fn clear_from(dir: &Path, home: Option<&Path>) -> Result<()> {
     let mut last = false;
-    if let Some(home) = &home {
+    if let Some(home) = home {
         let id = dir.file_name().unwrap_or_default().to_string_lossy();
         let entry = entry(home, &id);
         match fs::remove_file(&entry) {
@@ -192,7 +210,7 @@ pub fn clear(dir: &Path) -> Result<()> {
         log::warn!("{}", e.chain());
     }
     if let Some(home) = home.filter(|_| last) {
-        remove(&home)?;
+        remove(home)?;
     }
     remove(dir)
 }
@@ -307,6 +325,25 @@ mod tests {
         let (home, berth) = Home::make(root.path(), "a").unwrap();
         drop(berth);
         assert_eq!(Berth::take(home.path(), "b").unwrap_err().kind(), Kind::Gone);
+        assert!(names(root.path()).is_empty());
+    }
+
+    #[test]
+    fn who_is_deleted_while_being_made_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let delete = || clear(&root.path().join("a")).unwrap();
+        let made = Home::named(root.path(), "a", |path| {
+            delete();
+            OwnedDir::create(path)
+        });
+        assert_eq!(made.unwrap_err().kind(), Kind::NotFound);
+        assert!(names(root.path()).is_empty());
+        let made = Home::named(root.path(), "a", |path| {
+            let dir = OwnedDir::create(path);
+            delete();
+            dir
+        });
+        assert!(made.is_err());
         assert!(names(root.path()).is_empty());
     }
 
