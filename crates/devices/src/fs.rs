@@ -24,6 +24,7 @@ use virtiofsd::server::Server;
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
 
 use crate::notice::{self, Notices};
+use crate::privilege::{self, Forgone};
 
 /// High-priority requests (forget, interrupt), then one queue for the others.
 const QUEUES: [u16; 2] = [1024, 1024];
@@ -99,6 +100,8 @@ impl Fs {
             xattr: true,
             announce_submounts: true,
             allow_direct_io: true,
+            // See `privilege`.
+            killpriv_v2: true,
             proc_sfd_rawfd: Some(share.descriptors),
             proc_mountinfo_rawfd: Some(share.mounts),
             guest_fd_limit: share.most_files,
@@ -123,10 +126,15 @@ impl Fs {
 
     /// Answers one request; 0 where there is nothing to answer.
     fn answer(&self, chain: &Chain) -> u32 {
-        let instead = self
-            .notices
-            .instead(&beginning(chain))
-            .and_then(|request| own(&request));
+        let bytes = beginning(chain);
+        let _forgone = match privilege::are_lost(&bytes).then(Forgone::begin).transpose() {
+            Ok(forgone) => forgone,
+            Err(e) => {
+                log::error!("give CAP_FSETID up for a request: {e}");
+                return 0;
+            }
+        };
+        let instead = self.notices.instead(&bytes).and_then(|request| own(&request));
         // The request may be ours, the answer goes to the guest.
         let (mem, asked) = (chain.memory().clone(), instead.as_ref().unwrap_or(chain));
         let asked_mem = asked.memory().clone();
@@ -150,7 +158,7 @@ impl Fs {
 
 /// The first bytes of a request.
 fn beginning(chain: &Chain) -> Vec<u8> {
-    let mut bytes = vec![0; notice::LOOKED_AT];
+    let mut bytes = vec![0; notice::LOOKED_AT.max(privilege::LOOKED_AT)];
     let mem = chain.memory().clone();
     let reader = Reader::new(&mem, chain.clone());
     let read = reader.map(|mut reader| {

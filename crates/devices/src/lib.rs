@@ -7,5 +7,6 @@
 
 pub mod fs;
 pub mod notice;
+mod privilege;
 pub mod process;
 pub mod vsock;
