@@ -5,7 +5,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -586,17 +587,33 @@ fn kata_run(w: &World) -> Verdict {
     }
     let pool = Pool::start(w, 1);
     let image = format!("rootfs:{}", w.bundle("image", "true").rootfs().display());
-    for (network, interfaces) in [("user", 2), ("none", 1)] {
+    let kata = |args: &[&str]| {
         pool.full(1);
         let before = pool.ready();
         let mut command = w.kata();
         command.env("KATA_STANDBY_DIR", pool.dir());
         command.env("KATA_TEMPLATE_DIR", templates(w));
-        command.args(["run", "--rm", "--network", network, &image]);
-        command.args(["sh", "-c", "ls /sys/class/net | wc -l"]);
-        let outcome = command::run(&mut command, b"");
+        let outcome = command::run(command.arg("run").args(args), b"");
+        assert_ne!(pool.ready(), before, "{args:?}");
+        outcome
+    };
+    for (network, interfaces) in [("user", 2), ("none", 1)] {
+        let count = ["sh", "-c", "ls /sys/class/net | wc -l"];
+        let outcome = kata(&[&["--rm", "--network", network, &image][..], &count].concat());
         assert_eq!(outcome.exits(0).text(), interfaces.to_string(), "{network}");
-        assert_eq!(pool.ready() == before, network == "user", "{network}");
     }
+    // passt is in the network of who asked, not in that in which the machine was made.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+    let port = listener.local_addr().expect("an address").port();
+    let server = thread::spawn(move || {
+        let (mut client, _) = listener.accept().expect("a client");
+        client.write_all(b"from the host\n").expect("write");
+    });
+    let network = ["--network", "user:allow_host_loopback=true"];
+    let ask = format!("nc 10.0.2.2 {port} < /dev/null");
+    let rest = ["--rm", &image, "busybox", "sh", "-c", &ask];
+    let outcome = kata(&[&network[..], &rest].concat());
+    assert_eq!(outcome.exits(0).text(), "from the host");
+    server.join().expect("the server ends");
     Verdict::Held
 }

@@ -11,6 +11,7 @@ use base::pidfd::Pidfd;
 use base::{Context, Error, Kind, Result};
 use machine::template::{Store, Template};
 use machine::{Backend, Machine, MachineSpec, NicSpec, SavedMachine, host};
+use net::Network;
 use oci::pod::Budget;
 use oci::spec::LinuxResources;
 use tokio::net::UnixListener;
@@ -144,30 +145,25 @@ impl Running {
         spans: &mut Spans,
     ) -> Result<(Running, Guest, Option<Line>)> {
         let passt = plan.passt.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let up = Running::up(plan, size, passt.as_ref(), dir, share, standby, spans);
+        let (mut running, guest, network) = match &passt {
+            None => up.await?,
+            Some(passt) => tokio::select! {
+                up = up => up?,
+                // It tells at once that it cannot have a port.
+                () = end_of(passt.process()) => {
+                    let why = passt.cause().unwrap_or_else(|| "passt ended".into());
+                    return Err(Error::new(Kind::Gone, "connect the machine to the network").because(why));
+                }
+            },
+        };
         if let Some(passt) = passt {
-            let (running, guest) = Running::launch_with(passt, plan, size, dir, share, spans).await?;
-            return Ok((running, guest, None));
+            let begin = Instant::now();
+            let request = passt.request();
+            running.passt = Some(passt);
+            guest.configure_network(&request).await?;
+            spans.end("interfaces", begin);
         }
-        if let Some(standby) = standby {
-            match standby.wake(plan.network.as_ref(), spans).await {
-                Ok((running, guest, network)) => {
-                    let line = Line::connect(network, resolver, guest.clone(), spans).await?;
-                    return Ok((running, guest, Some(line)));
-                }
-                Err(e) => {
-                    log::warn!("the machine that waited is of no use, starting another: {}", e.chain());
-                    device::clear(dir);
-                }
-            }
-        }
-        let begin = Instant::now();
-        let network = plan.network.as_ref().map(net::Network::attach).transpose()?;
-        spans.end("network", begin);
-        let nics = network
-            .as_ref()
-            .map(|network| network::specs(network.nics()))
-            .unwrap_or_default();
-        let (running, guest) = Running::bring_up(plan, size, &nics, dir, share, spans).await?;
         let line = match network {
             Some(network) => Some(Line::connect(network, resolver, guest.clone(), spans).await?),
             None => None,
@@ -175,30 +171,36 @@ impl Running {
         Ok((running, guest, line))
     }
 
-    /// As [`Running::launch`], with user-mode networking.
-    async fn launch_with(
-        passt: Passt,
+    /// One that waited, or a new one, with what is behind its network devices if that is not `passt`.
+    async fn up(
         plan: &Blueprint,
         size: Size,
+        passt: Option<&Passt>,
         dir: &Path,
         share: &Path,
+        standby: Option<Standby>,
         spans: &mut Spans,
-    ) -> Result<(Running, Guest)> {
-        let nics = [passt.nic()];
-        let (mut running, guest) = tokio::select! {
-            up = Running::bring_up(plan, size, &nics, dir, share, spans) => up?,
-            // It tells at once that it cannot have a port.
-            () = end_of(passt.process()) => {
-                let why = passt.cause().unwrap_or_else(|| "passt ended".into());
-                return Err(Error::new(Kind::Gone, "connect the machine to the network").because(why));
+    ) -> Result<(Running, Guest, Option<Network>)> {
+        let place = plan.network.as_ref().filter(|_| passt.is_none());
+        if let Some(standby) = standby {
+            match standby.wake(place, spans).await {
+                Ok(up) => return Ok(up),
+                Err(e) => {
+                    log::warn!("the machine that waited is of no use, starting another: {}", e.chain());
+                    device::clear(dir);
+                }
             }
-        };
+        }
         let begin = Instant::now();
-        let request = passt.request();
-        running.passt = Some(passt);
-        guest.configure_network(&request).await?;
-        spans.end("interfaces", begin);
-        Ok((running, guest))
+        let network = place.map(Network::attach).transpose()?;
+        spans.end("network", begin);
+        let taps = network.as_ref().map(|network| network::specs(network.nics()));
+        let nics = match passt {
+            Some(passt) => vec![passt.nic()],
+            None => taps.unwrap_or_default(),
+        };
+        let (running, guest) = Running::bring_up(plan, size, &nics, dir, share, spans).await?;
+        Ok((running, guest, network))
     }
 
     pub(crate) async fn bring_up(

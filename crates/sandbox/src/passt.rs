@@ -37,8 +37,8 @@ pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 const PREFIX: u32 = 24;
 /// The largest that passt takes; packets cross one socket, no wire.
 const MTU: u32 = 65520;
-/// Hardware addresses: the device's, and that of everything beyond.
-const DEVICE: [u8; 6] = [2, b'k', b'a', b't', b'a', 0];
+/// Hardware addresses: the device's, which a tap's has never, and that of everything beyond.
+const DEVICE: [u8; 6] = [2, b'k', b'a', b't', b'a', 0xff];
 const BEYOND: &str = "02:6b:61:74:61:fe";
 const EVERYBODY: [u8; 6] = [0xff; 6];
 /// As the container calls it.
@@ -78,6 +78,29 @@ pub enum Protocol {
     Udp,
 }
 
+/// The wire between a machine and passt: a machine may have it before passt is there.
+#[derive(Debug)]
+pub struct Wire {
+    guest: Arc<OwnedFd>,
+    host: UnixStream,
+}
+
+impl Wire {
+    /// With nothing at either end.
+    pub fn make() -> Result<Wire> {
+        let (guest, host) = pair()?;
+        Ok(Wire {
+            guest: Arc::new(guest.into()),
+            host,
+        })
+    }
+
+    /// For the machine.
+    pub fn nic(&self) -> NicSpec {
+        nic(&self.guest)
+    }
+}
+
 /// The running process. Dropping it ends it.
 #[derive(Debug)]
 pub struct Passt {
@@ -88,10 +111,9 @@ pub struct Passt {
 }
 
 impl Passt {
-    /// Starts it in the network namespace of this thread. Must be called inside a tokio runtime.
-    pub fn start(wish: &Wish) -> Result<Passt> {
-        let pair = || UnixStream::pair().attempt(|| "create a socket pair".into());
-        let (ours, theirs) = pair()?;
+    /// Starts it in the network namespace of this thread, at the host's end of `wire`. Must be called inside a tokio runtime.
+    pub fn start(wish: &Wish, wire: Wire) -> Result<Passt> {
+        let (end, theirs) = (wire.guest, wire.host);
         let (said, stderr) = pair()?;
         let table = fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
         let outside = ipv6_interface(&table);
@@ -106,23 +128,21 @@ impl Passt {
         log::debug!("start {command:?}");
         let child = process::spawn(&mut command, &[theirs.as_fd()], None);
         let process = Owned::of(child.attempt(|| "start user-mode networking".into())?)?;
-        (&ours)
+        let speaker = end.try_clone().attempt(|| "duplicate a socket".into())?;
+        UnixStream::from(speaker)
             .write_all(&introduction())
             .attempt(|| "introduce the guest to passt".into())?;
         Ok(Passt {
             process,
             stderr: Tail::of(said)?,
-            end: Arc::new(ours.into()),
+            end,
             ipv6: outside.is_some(),
         })
     }
 
     /// For the machine.
     pub fn nic(&self) -> NicSpec {
-        NicSpec {
-            mac: DEVICE,
-            end: NicEnd::Stream(Arc::clone(&self.end)),
-        }
+        nic(&self.end)
     }
 
     /// What the guest is to be told.
@@ -170,6 +190,17 @@ impl Passt {
             "" => format!("user-mode networking (passt) {ending}"),
             last => format!("user-mode networking (passt) {ending}: {last}"),
         })
+    }
+}
+
+fn pair() -> Result<(UnixStream, UnixStream)> {
+    UnixStream::pair().attempt(|| "create a socket pair".into())
+}
+
+fn nic(end: &Arc<OwnedFd>) -> NicSpec {
+    NicSpec {
+        mac: DEVICE,
+        end: NicEnd::Stream(Arc::clone(end)),
     }
 }
 

@@ -17,6 +17,7 @@ use crate::Origin;
 use crate::guest::Guest;
 use crate::keeper::{Blueprint, Running};
 use crate::network;
+use crate::passt::Wire;
 use crate::rehearsal;
 use crate::share::Share;
 use crate::size::Size;
@@ -33,6 +34,8 @@ pub struct Standby {
     running: Running,
     guest: Guest,
     spare: Spare,
+    /// To a user-mode network, if that is what is wanted.
+    wire: Option<Wire>,
     asleep: bool,
 }
 
@@ -44,13 +47,16 @@ impl Standby {
     /// did not come up; nothing is left then.
     pub async fn prepare(plan: &Blueprint, size: Size, dir: &Path, share: &Share) -> Result<Standby> {
         let spare = Spare::make()?;
-        let nics = network::specs(spare.nics());
+        let wire = Wire::make()?;
+        let mut nics = network::specs(spare.nics());
+        nics.push(wire.nic());
         let mut spans = Spans::since(Instant::now());
         let (running, guest) = Running::bring_up(plan, size, &nics, dir, share.path(), &mut spans).await?;
         let standby = Standby {
             running,
             guest,
             spare,
+            wire: Some(wire),
             asleep: false,
         };
         let what = || Error::new(Kind::Timeout, "rehearse a container: it does not end");
@@ -153,6 +159,12 @@ impl Standby {
         Ok(())
     }
 
+    /// The wire of one of its network devices, for passt. Errors: somebody else has it.
+    pub fn wire(&mut self) -> Result<Wire> {
+        let wire = self.wire.take();
+        wire.ok_or_else(|| Error::new(Kind::Bug, "a machine that waits has one wire"))
+    }
+
     /// Its processes beside this one: they have moved to where this one has, when this one is adopted.
     pub fn processes(&self) -> Vec<i32> {
         let (machine, device) = self.running.save();
@@ -161,10 +173,14 @@ impl Standby {
             .collect()
     }
 
-    /// It goes on, as the machine of a sandbox whose network is `place`. Errors: it is of no use, and gone.
-    pub(crate) async fn wake(mut self, place: Option<&Place>, spans: &mut Spans) -> Result<(Running, Guest, Network)> {
+    /// It goes on, as the machine of a sandbox whose network is `place`, if it is not a user-mode one. Errors: it is of no use, and
+    /// gone.
+    pub(crate) async fn wake(
+        mut self,
+        place: Option<&Place>,
+        spans: &mut Spans,
+    ) -> Result<(Running, Guest, Option<Network>)> {
         let begin = Instant::now();
-        let place = place.ok_or_else(|| Error::new(Kind::Unsupported, "a machine that waits has network devices"))?;
         let greeted = async {
             self.rouse().await?;
             self.guest.hello().await
@@ -173,7 +189,7 @@ impl Standby {
         greeted.unwrap_or_else(|_| Err(Error::new(Kind::Timeout, "the guest does not wake up")))?;
         spans.end("wake", begin);
         let begin = Instant::now();
-        let network = Network::adopt(place, self.spare)?;
+        let network = place.map(|place| Network::adopt(place, self.spare)).transpose()?;
         spans.end("network", begin);
         Ok((self.running, self.guest, network))
     }

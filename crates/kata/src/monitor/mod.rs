@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use base::{Context, Error, Kind, Result};
 use oci::Bundle;
-use sandbox::passt::Passt;
+use sandbox::passt::{Passt, Wire};
 use sandbox::standby::Standby;
 use sandbox::{Blueprint, Origin, Sandbox, Share, Spans, service, share};
 use tokio::io::AsyncWriteExt;
@@ -97,7 +97,7 @@ fn live(arguments: &Arguments, lease: UnixStream, origin: Instant) -> Result<()>
     if let Some(wish) = &arguments.user_network {
         // In the network of whoever wants it; it is tied to us by a socket.
         let _inside = runtime.enter();
-        plan.passt = Mutex::new(Some(Passt::start(wish)?));
+        plan.passt = Mutex::new(Some(Passt::start(wish, Wire::make()?)?));
     }
     share::isolate()?;
     // With all that we start: what takes over the hypervisor reaches no more than its guest did.

@@ -9,10 +9,11 @@
 //! ```
 
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use base::file::OwnedDir;
@@ -21,6 +22,7 @@ use net::{Claim, Place};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, umask};
 use oci::Bundle;
+use sandbox::passt::Passt;
 use sandbox::standby::Standby;
 use sandbox::{Blueprint, Share, Size, share};
 use tokio::io::AsyncReadExt;
@@ -32,7 +34,7 @@ use super::{Later, Life, group, plan, report, runtime};
 use crate::berth::Home;
 use crate::cgroup::Company;
 use crate::standby::pool::{self, ABOUT, About, DOOR};
-use crate::standby::request::Request;
+use crate::standby::request::{Request, handle};
 use crate::standby::sys::{priority, set_priority};
 
 /// How long whoever connects may take to say what it wants.
@@ -141,7 +143,7 @@ impl Made {
     /// Moves everything to where a monitor of the caller would have made it, and is that monitor. Errors: nothing of it is left.
     fn lead(self, asked: Asked, keeper: UnixStream) -> Result<()> {
         let Made {
-            standby,
+            mut standby,
             mut plan,
             share,
             dir,
@@ -166,6 +168,12 @@ impl Made {
         for process in company.processes.iter().chain([&own()?]) {
             let path = format!("/proc/{process}/oom_score_adj");
             std::fs::write(&path, words.oom_score.trim()).attempt(|| format!("write {path}"))?;
+        }
+        if let Some(wish) = &words.user_network {
+            let wire = standby.wire()?;
+            let _inside = runtime.enter();
+            let passt = within(&asked.request.network, || Passt::start(wish, wire))?;
+            plan.passt = Mutex::new(Some(passt));
         }
         let claim = match Place::of(bundle.spec())? {
             place @ Place::Prepared(_) => {
@@ -269,6 +277,16 @@ fn hear(visitor: tokio::net::UnixStream) -> Result<Request> {
     visitor.set_nonblocking(false).attempt(what)?;
     visitor.set_read_timeout(Some(SPEAKING)).attempt(what)?;
     Request::receive(&visitor)
+}
+
+/// Does `work` in another network namespace.
+fn within<T>(network: &OwnedFd, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let what = || "enter the caller's network namespace".to_owned();
+    let own = handle("/proc/thread-self/ns/net")?;
+    setns(network, CloneFlags::CLONE_NEWNET).attempt(what)?;
+    let done = work();
+    setns(&own, CloneFlags::CLONE_NEWNET).attempt(|| "return to our network namespace".into())?;
+    done
 }
 
 /// Moves to a mount namespace that begins as the caller's.

@@ -11,11 +11,12 @@ use std::path::PathBuf;
 
 use base::{Context, Error, Kind, Result};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
+use sandbox::passt::Wish;
 use serde::{Deserialize, Serialize};
 
 use crate::shim::Log;
 
-/// More than two paths, an id and a list of control groups are no request.
+/// More than a few paths and ports, an id and a list of control groups are no request.
 const MOST: u64 = 64 << 10;
 
 /// See the module.
@@ -32,6 +33,8 @@ pub struct Words {
     pub groups: String,
     /// The caller's readiness to be killed for want of memory.
     pub oom_score: String,
+    /// A user-mode network, in the caller's network namespace.
+    pub user_network: Option<Wish>,
 }
 
 impl Words {
@@ -53,6 +56,8 @@ pub struct Request {
     pub mounts: OwnedFd,
     /// The caller's root directory.
     pub root: OwnedFd,
+    /// The caller's network namespace.
+    pub network: OwnedFd,
 }
 
 impl Request {
@@ -60,7 +65,7 @@ impl Request {
         let what = || "ask for a machine that waits".to_owned();
         let mut text = serde_json::to_vec(&self.words).context(Kind::Unsupported, what)?;
         text.push(b'\n');
-        let descriptors = [&self.lease, &self.mounts, &self.root].map(AsRawFd::as_raw_fd);
+        let descriptors = [&self.lease, &self.mounts, &self.root, &self.network].map(AsRawFd::as_raw_fd);
         let sent = sendmsg::<UnixAddr>(
             door.as_raw_fd(),
             &[IoSlice::new(&text)],
@@ -77,7 +82,7 @@ impl Request {
     pub fn receive(door: &UnixStream) -> Result<Request> {
         let what = || "read what is asked of a machine that waits".to_owned();
         let mut first = [0; 4096];
-        let mut space = nix::cmsg_space!([i32; 3]);
+        let mut space = nix::cmsg_space!([i32; 4]);
         let (length, descriptors) = {
             let mut buffers = [IoSliceMut::new(&mut first)];
             let flags = MsgFlags::MSG_CMSG_CLOEXEC;
@@ -99,7 +104,7 @@ impl Request {
             text.push(byte[0]);
         }
         let words = serde_json::from_slice(&text).context(Kind::Invalid, what)?;
-        let Ok([lease, mounts, root]) = <[OwnedFd; 3]>::try_from(descriptors) else {
+        let Ok([lease, mounts, root, network]) = <[OwnedFd; 4]>::try_from(descriptors) else {
             return Err(Error::new(Kind::Invalid, what()).because("its descriptors are missing"));
         };
         Ok(Request {
@@ -107,6 +112,7 @@ impl Request {
             lease,
             mounts,
             root,
+            network,
         })
     }
 }
@@ -133,6 +139,11 @@ mod tests {
             log_debug: true,
             groups: format!("0::/{}\n", "g".repeat(9000)),
             oom_score: "-500\n".into(),
+            user_network: Some(Wish {
+                program: "/p".into(),
+                ports: Vec::new(),
+                host_loopback: true,
+            }),
         };
         let (one, other) = UnixStream::pair().unwrap();
         let (lease, end) = UnixStream::pair().unwrap();
@@ -141,6 +152,7 @@ mod tests {
             lease: lease.into(),
             mounts: handle("/proc/self/ns/mnt").unwrap(),
             root: handle("/").unwrap(),
+            network: handle("/proc/self/ns/net").unwrap(),
         };
         request.send(&one).unwrap();
         drop(request);

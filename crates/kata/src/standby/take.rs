@@ -29,10 +29,6 @@ pub struct Taken {
 
 /// One for the sandbox `id` that `bundle` begins. `None` when there is none that fits.
 pub fn take(globals: &Globals, id: &str, bundle: &Bundle) -> Option<Taken> {
-    // Its network devices are taps: a user-mode network is made with the machine.
-    if globals.user_network.is_some() {
-        return None;
-    }
     let pool = Pool::open().ok().filter(Pool::exists)?;
     match try_all(&pool, globals, id, bundle) {
         Ok(taken) => taken,
@@ -81,10 +77,12 @@ fn try_one(pool: &Pool, name: &str, globals: &Globals, id: &str, bundle: &Bundle
             log_debug: globals.log.debug,
             groups: read("/proc/self/cgroup")?,
             oom_score: read("/proc/self/oom_score_adj")?,
+            user_network: globals.user_network.clone(),
         },
         lease: theirs.into(),
         mounts: handle("/proc/self/ns/mnt")?,
         root: handle("/")?,
+        network: handle("/proc/self/ns/net")?,
     };
     match request.send(&door) {
         // Somebody else was faster.
