@@ -14,10 +14,9 @@ use guest::{Attachment, Create, Disk, Join, LinuxNamespaceType, Nests, namespace
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use crate::disk::Disks;
 use crate::events::Events;
+use crate::holdings::Holdings;
 use crate::lock::lock;
-use crate::memory::Memory;
 use crate::process::Process;
 use crate::reaper::{OomKilled, Reaper};
 use crate::registry::Registry;
@@ -35,15 +34,13 @@ pub struct Container {
     reaper: Arc<Reaper>,
     events: Arc<Events>,
     oom: Option<JoinHandle<()>>,
-    /// What it shares with others.
-    _memory: Vec<Arc<Memory>>,
     paused: AtomicBool,
     /// Set when removal begins: nothing is launched any more.
     closed: AtomicBool,
     /// Read while a process is launched. Taken before no other.
     launching: RwLock<()>,
-    /// Held by the one who removes, with the block devices that go then. Taken before `launching`.
-    removing: Mutex<Disks>,
+    /// Held by the one who removes, with what goes then. Taken before `launching`.
+    removing: Mutex<Holdings>,
 }
 
 impl Container {
@@ -51,8 +48,8 @@ impl Container {
     pub fn create(
         request: &CreateContainerRequest,
         attachments: Vec<Attachment>,
-        (namespaces, memory): (Vec<Join>, Vec<Arc<Memory>>),
-        (held, disks): (Disks, Vec<Disk>),
+        namespaces: Vec<Join>,
+        (held, disks): (Holdings, Vec<Disk>),
         nests: &Nests,
         reaper: &Arc<Reaper>,
         events: &Arc<Events>,
@@ -89,7 +86,6 @@ impl Container {
             reaper: Arc::clone(reaper),
             events: Arc::clone(events),
             oom: watch.map(follow),
-            _memory: memory,
             paused: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             launching: RwLock::new(()),
@@ -220,7 +216,7 @@ impl Container {
     /// Takes it away with all that runs in it. Errors: `State` when its init runs and `force` is not set; `Timeout` when a process
     /// cannot be killed.
     pub fn remove(&self, force: bool) -> Result<()> {
-        let mut disks = lock(&self.removing);
+        let mut held = lock(&self.removing);
         if !force && self.init.exit().is_none() {
             return self.wrong_state("runs");
         }
@@ -232,7 +228,7 @@ impl Container {
         drop(self.launching.write());
         self.events.oom(self.inner.id(), self.inner.oom_count());
         self.inner.remove()?;
-        disks.release();
+        held.release();
         if let Some(oom) = &self.oom {
             oom.abort();
         }

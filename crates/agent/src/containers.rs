@@ -7,16 +7,20 @@ use std::sync::Arc;
 
 use api::agent::{CreateContainerRequest, attachment};
 use base::{Context, Error, Kind, Result};
-use guest::{Attachment, Join, LinuxNamespaceType, Nests};
+use guest::{Attachment, Disk, FileSystem, Join, LinuxNamespaceType, Nests};
 
 use crate::container::Container;
 use crate::disk::Disks;
 use crate::events::Events;
-use crate::memory::{Memories, Memory};
+use crate::holdings::Holdings;
+use crate::memory::Memories;
 use crate::mounts::CGROUPS;
 use crate::reaper::Reaper;
 use crate::registry::Registry;
 use crate::share::Shares;
+
+/// File systems of block devices are mounted below.
+const FILE_SYSTEMS: &str = "/run/kata/disk";
 
 /// See above.
 #[derive(Debug)]
@@ -53,14 +57,14 @@ impl Containers {
     pub fn create(&self, request: &CreateContainerRequest) -> Result<i32> {
         guest::validate::id(&request.id)?;
         let reserved = self.all.reserve(&request.id)?;
-        let (attachments, memory) = self.attachments(request)?;
+        let (held, disks) = Disks::find(&request.disks)?;
+        let (attachments, held) = self.attachments(request, &disks, held)?;
         let namespaces = self.namespaces(request)?;
-        let disks = Disks::find(&request.disks)?;
         let container = Container::create(
             request,
             attachments,
-            (namespaces, memory),
-            disks,
+            namespaces,
+            (held, disks),
             &self.nests,
             &self.reaper,
             &self.events,
@@ -70,8 +74,14 @@ impl Containers {
         Ok(pid)
     }
 
-    fn attachments(&self, request: &CreateContainerRequest) -> Result<(Vec<Attachment>, Vec<Arc<Memory>>)> {
-        let (mut found, mut held) = (Vec::new(), Vec::new());
+    fn attachments(
+        &self,
+        request: &CreateContainerRequest,
+        disks: &[Disk],
+        held: Disks,
+    ) -> Result<(Vec<Attachment>, Holdings)> {
+        let mut found = Vec::new();
+        let mut held = Holdings::of(held);
         for attachment in &request.attachments {
             let what = || format!("attach {}", place(attachment.mount));
             let path = match &attachment.source {
@@ -79,7 +89,17 @@ impl Containers {
                 Some(attachment::Source::Memory(wanted)) => {
                     let memory = self.memories.find(&wanted.name, wanted.bytes).attempt(what)?;
                     let path = memory.path().to_owned();
-                    held.push(memory);
+                    held.memories.push(memory);
+                    path
+                }
+                Some(attachment::Source::FileSystem(wanted)) => {
+                    let serials = request.disks.iter().map(|disk| &disk.serial);
+                    let disk = serials.zip(disks).find(|(serial, _)| **serial == wanted.serial);
+                    let missing = || Error::new(Kind::Invalid, what()).because(format!("no disk is {}", wanted.serial));
+                    let (_, disk) = disk.ok_or_else(missing)?;
+                    let path = Path::new(FILE_SYSTEMS).join(&wanted.serial);
+                    let mounted = FileSystem::mount(&wanted.type_, &disk.path, &wanted.options, &path);
+                    held.file_systems.push(mounted.attempt(what)?);
                     path
                 }
                 _ => return Err(Error::new(Kind::Invalid, what()).because("it has no source")),

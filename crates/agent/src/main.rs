@@ -11,6 +11,7 @@ mod containers;
 mod disk;
 mod events;
 mod hello;
+mod holdings;
 mod lock;
 mod memory;
 mod modules;

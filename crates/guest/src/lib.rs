@@ -17,6 +17,7 @@ mod console;
 mod container;
 mod device;
 mod disk;
+mod file_system;
 mod hook;
 pub mod init;
 mod launch;
@@ -37,6 +38,7 @@ pub mod validate;
 
 pub use container::{Attachment, Container, Create};
 pub use disk::Disk;
+pub use file_system::FileSystem;
 pub use launch::{Process, Stdio};
 pub use namespace::Join;
 pub use nest::Nests;

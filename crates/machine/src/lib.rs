@@ -94,7 +94,7 @@ impl NicEnd {
 pub struct DiskSpec {
     /// Its serial number, by which the guest finds it: at most 20 letters and digits, and `-`.
     pub serial: String,
-    /// The host's, open for what it is to be used for.
+    /// The host's device, or a file in place of one, open for what it is to be used for.
     pub device: Arc<OwnedFd>,
     /// The guest cannot write.
     pub read_only: bool,

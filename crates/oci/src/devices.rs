@@ -6,7 +6,7 @@
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
 /// What may be done with one device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Access {
     /// Read it.
     pub read: bool,

@@ -12,11 +12,14 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use api::agent::FileSystem;
 use base::{Context, Error, Kind, Result};
 use machine::DiskSpec;
 use nix::sys::stat::{major, minor};
 use oci::devices::{self, Access};
 use oci::spec::{LinuxDeviceCgroup, LinuxDeviceType, Mount, Spec};
+
+use crate::share::RootMount;
 
 /// One of them, open.
 #[derive(Debug)]
@@ -54,6 +57,68 @@ impl Disk {
             read_only: self.read_only,
         };
         (spec, told)
+    }
+}
+
+/// What root file systems may be made of when the machine gets them as they are: all else is mounted on the host and shared.
+const FILE_SYSTEMS: [&str; 6] = ["ext4", "ext3", "ext2", "xfs", "btrfs", "erofs"];
+
+/// A container's root file system on a block device, or in a file of the host.
+#[derive(Debug)]
+pub struct Root {
+    kind: String,
+    options: Vec<String>,
+    disk: Disk,
+}
+
+impl Root {
+    /// What `mounts` are, if that is one file system. Errors: it cannot be opened.
+    pub fn find(mounts: &[RootMount]) -> Result<Option<Root>> {
+        let [mount] = mounts else { return Ok(None) };
+        let path = Path::new(&mount.source);
+        if !FILE_SYSTEMS.contains(&mount.kind.as_str()) || !path.is_absolute() {
+            return Ok(None);
+        }
+        // Of the host only.
+        let options = mount.options.iter().filter(|option| *option != "loop");
+        let options: Vec<String> = options.cloned().collect();
+        let read_only = options.iter().any(|option| option == "ro");
+        let what = || format!("open the root file system {}", path.display());
+        let device = OpenOptions::new().read(true).write(!read_only).open(path);
+        let device = device.attempt(what)?;
+        let found = device.metadata().attempt(what)?;
+        if !found.file_type().is_block_device() && !found.is_file() {
+            return Ok(None);
+        }
+        let places = Places {
+            path: path.to_owned(),
+            // The container's rules do not know it.
+            numbers: (0, 0),
+            devices: Vec::new(),
+            mounts: Vec::new(),
+            access: Access::default(),
+        };
+        Ok(Some(Root {
+            kind: mount.kind.clone(),
+            options,
+            disk: Disk {
+                device,
+                read_only,
+                places,
+            },
+        }))
+    }
+
+    /// With its name in the machine: for the machine, and for the guest, which is to mount it.
+    pub fn named(self, serial: String) -> (DiskSpec, api::agent::Disk, FileSystem) {
+        let mounted = FileSystem {
+            serial: serial.clone(),
+            type_: self.kind,
+            options: self.options,
+            ..FileSystem::default()
+        };
+        let (spec, told) = self.disk.named(serial);
+        (spec, told, mounted)
     }
 }
 

@@ -28,6 +28,7 @@ use oci::Bundle;
 use oci::spec::Mount;
 
 use crate::disk::is_block_device;
+use crate::loop_device::Loop;
 use crate::origin::Origin;
 use crate::sys;
 
@@ -39,6 +40,8 @@ const NAME: &str = "shared";
 const OF_THE_GUEST: [&str; 3] = ["/proc", "/sys", "/dev"];
 /// Below those, what holds the host's data all the same.
 const OF_THE_HOST: [&str; 1] = [SHM];
+/// In place of the index of a mount.
+const ROOT: i32 = -1;
 /// Memory by name.
 const SHM: &str = "/dev/shm";
 
@@ -113,31 +116,17 @@ impl Share {
         Ok(Lifted(tree))
     }
 
-    /// Puts the rootfs and the bind mounts of a container in place, whose paths are looked up in `origin`. `rootfs`: what to mount in
-    /// place of the bundle's own root. The answer is the guard of the mounts, and where they are in the share.
-    pub fn place(
-        &self,
-        id: &str,
-        bundle: &Bundle,
-        rootfs: &[RootMount],
-        origin: &Origin,
-    ) -> Result<(Placed, Vec<Attachment>)> {
+    /// Puts the bind mounts of a container in place, whose paths are looked up in `origin`. The answer is the guard of the mounts, and
+    /// where they are in the share.
+    pub fn place(&self, id: &str, bundle: &Bundle, origin: &Origin) -> Result<(Placed, Vec<Attachment>)> {
         let dir = self.path().join(id);
         make_dir(&dir)?;
         let mut placed = Placed {
+            id: id.to_owned(),
             mounts: Vec::new(),
             dir,
         };
         let mut attachments = Vec::new();
-        let root = placed.dir.join("rootfs");
-        make_dir(&root)?;
-        if rootfs.is_empty() {
-            placed.bind(origin, bundle.rootfs(), &root, false)?;
-        }
-        for wanted in rootfs {
-            placed.root(origin, wanted, &root)?;
-        }
-        attachments.push(attachment(-1, shared(format!("{id}/rootfs"))));
         for (index, mount) in bundle.spec().mounts().iter().flatten().enumerate() {
             let Some(bind) = Bind::of(mount) else { continue };
             let name = volume(index);
@@ -191,6 +180,11 @@ pub fn places(dir: &Path, id: &str, bundle: &Bundle) -> Places {
 /// Name of the place of the spec's mount `index`.
 fn volume(index: usize) -> String {
     format!("m{index}")
+}
+
+/// The rootfs that is the file system of a device of the machine.
+pub fn root_on(file_system: api::agent::FileSystem) -> Attachment {
+    attachment(ROOT, Source::FileSystem(file_system))
 }
 
 fn attachment(mount: i32, source: Source) -> Attachment {
@@ -273,11 +267,37 @@ impl Bind {
 /// The mounts of one container; undone on drop.
 #[derive(Debug)]
 pub struct Placed {
+    id: String,
     mounts: Vec<Mounted>,
     dir: PathBuf,
 }
 
 impl Placed {
+    /// Puts the rootfs in place, too. `rootfs`: what to mount in place of the bundle's own root.
+    pub fn root(&mut self, bundle: &Bundle, rootfs: &[RootMount], origin: &Origin) -> Result<Attachment> {
+        let root = self.dir.join("rootfs");
+        make_dir(&root)?;
+        if rootfs.is_empty() {
+            self.bind(origin, bundle.rootfs(), &root, false)?;
+        }
+        for wanted in rootfs {
+            self.mount(origin, wanted, &root)?;
+        }
+        Ok(attachment(ROOT, shared(format!("{}/rootfs", self.id))))
+    }
+
+    /// Shows an empty rootfs with a place for processes: the container's is known to the guest alone.
+    pub fn no_root(&mut self) -> Result<()> {
+        let root = self.dir.join("rootfs");
+        make_dir(&root)?;
+        let options = Some("mode=755,size=64k");
+        self.mounts.push(Mounted::make(&root, true, || {
+            mount(Some("none"), &root, Some("tmpfs"), MsFlags::empty(), options).map_err(io::Error::from)
+        })?);
+        make_dir(&root.join("proc"))?;
+        sys::make_read_only(&c_path(&root)?, false).attempt(|| "make an empty rootfs read-only".into())
+    }
+
     fn volume(&mut self, tree: &OwnedFd, bind: &Bind, name: &str) -> Result<()> {
         let target = self.dir.join(name);
         let found = fstat(tree).attempt(|| "look at it".into())?;
@@ -309,7 +329,7 @@ impl Placed {
         Ok(())
     }
 
-    fn root(&mut self, origin: &Origin, wanted: &RootMount, target: &Path) -> Result<()> {
+    fn mount(&mut self, origin: &Origin, wanted: &RootMount, target: &Path) -> Result<()> {
         let options = Options::parse(&wanted.options);
         if options.bind || wanted.kind == "bind" {
             return self.bind(origin, Path::new(&wanted.source), target, options.read_only);
@@ -321,12 +341,16 @@ impl Placed {
                 MsFlags::empty()
             };
         let data = options.data.join(",");
-        let (source, kind) = (wanted.source.as_str(), wanted.kind.as_str());
+        let what = || format!("mount the rootfs ({}, options {data:?})", wanted.kind);
+        // Free again when it is unmounted.
+        let device = options.on_loop.then(|| Loop::of(&wanted.source, options.read_only));
+        let device = device.transpose().attempt(what)?;
+        let source = device.as_ref().map_or(wanted.source.as_str(), Loop::path);
+        let kind = wanted.kind.as_str();
         let made = Mounted::make(target, true, || {
             mount(Some(source), target, Some(kind), flags, Some(data.as_str())).map_err(io::Error::from)
         });
-        self.mounts
-            .push(made.attempt(|| format!("mount the rootfs ({kind}, options {data:?})"))?);
+        self.mounts.push(made.attempt(what)?);
         Ok(())
     }
 }
@@ -343,6 +367,7 @@ impl Drop for Placed {
 #[derive(Debug, PartialEq, Eq)]
 struct Options {
     bind: bool,
+    on_loop: bool,
     read_only: bool,
     flags: MsFlags,
     data: Vec<String>,
@@ -352,6 +377,7 @@ impl Options {
     fn parse(words: &[String]) -> Options {
         let mut options = Options {
             bind: false,
+            on_loop: false,
             read_only: false,
             flags: MsFlags::empty(),
             data: Vec::new(),
@@ -359,6 +385,7 @@ impl Options {
         for word in words {
             match word.as_str() {
                 "bind" | "rbind" => options.bind = true,
+                "loop" => options.on_loop = true,
                 "ro" => options.read_only = true,
                 "rw" | "defaults" => {}
                 "nosuid" => options.flags |= MsFlags::MS_NOSUID,
@@ -504,7 +531,9 @@ mod tests {
             });
             let bundle = Bundle::parse(bundle_dir, serde_json::to_vec(&json).unwrap()).unwrap();
             let share = Share::open(top.path()).unwrap();
-            let (placed, attachments) = share.place("c1", &bundle, &[], &Origin::default()).unwrap();
+            let here = Origin::default();
+            let (mut placed, mut attachments) = share.place("c1", &bundle, &here).unwrap();
+            attachments.insert(0, placed.root(&bundle, &[], &here).unwrap());
             let indices: Vec<i32> = attachments.iter().map(|attachment| attachment.mount).collect();
             assert_eq!(indices, [-1, 1, 2, 3]);
             let Some(Source::Memory(memory)) = &attachments[3].source else {
@@ -523,10 +552,7 @@ mod tests {
             assert!(at.join("rootfs/bin").is_dir());
             assert_eq!(fs::read_to_string(at.join("m2")).unwrap(), "single");
             assert!(fs::write(at.join("m1/x"), "").is_err(), "read-only for us, too");
-            assert_eq!(
-                share.place("c1", &bundle, &[], &Origin::default()).unwrap_err().kind(),
-                Kind::Exists
-            );
+            assert_eq!(share.place("c1", &bundle, &here).unwrap_err().kind(), Kind::Exists);
             drop(placed);
             assert!(!at.exists());
             let tmpfs = RootMount {
@@ -534,7 +560,8 @@ mod tests {
                 source: "tmpfs".into(),
                 options: vec!["size=64k".into(), "nodev".into()],
             };
-            let (placed, _) = share.place("c2", &bundle, &[tmpfs], &Origin::default()).unwrap();
+            let (mut placed, _) = share.place("c2", &bundle, &here).unwrap();
+            placed.root(&bundle, &[tmpfs], &here).unwrap();
             fs::write(share.path().join("c2/rootfs/x"), "").unwrap();
             drop(placed);
             drop(share);

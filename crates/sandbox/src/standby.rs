@@ -87,7 +87,9 @@ impl Standby {
         self.guest
             .configure_network(&ConfigureNetworkRequest::default())
             .await?;
-        let (placed, attachments) = share.place(id, &bundle, &[], &Origin::default())?;
+        let here = Origin::default();
+        let (mut placed, mut attachments) = share.place(id, &bundle, &here)?;
+        attachments.push(placed.root(&bundle, &[], &here)?);
         let (namespaces, disks) = (Vec::new(), Vec::new());
         let made = self
             .guest

@@ -177,3 +177,46 @@ pub fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     let watched = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
     watched.map_err(io::Error::from)
 }
+
+/// The number of a loop device that is free, which is made if need be (loop(4)).
+pub fn free_loop(control: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+    const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4c82;
+    // SAFETY: no memory of ours is given.
+    let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
+    if number < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(number)
+}
+
+/// Makes a free loop device the block device of `file`, until nobody uses it any more (loop(4), Linux 5.8). Errors: `EBUSY` when it is not
+/// free.
+pub fn configure_loop(device: BorrowedFd<'_>, file: BorrowedFd<'_>, read_only: bool) -> io::Result<()> {
+    const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;
+    const READ_ONLY: u32 = 1;
+    const AUTOCLEAR: u32 = 4;
+    /// `struct loop_config`: the file, a block size, `struct loop_info64` of which the flags are of interest, eight numbers more.
+    #[repr(C)]
+    struct Config {
+        fd: u32,
+        block_size: u32,
+        before: [u64; 5],
+        encryption: [u32; 3],
+        flags: u32,
+        after: [u64; 30],
+    }
+    let config = Config {
+        fd: file.as_raw_fd().cast_unsigned(),
+        block_size: 0,
+        before: [0; 5],
+        encryption: [0; 3],
+        flags: AUTOCLEAR | if read_only { READ_ONLY } else { 0 },
+        after: [0; 30],
+    };
+    // SAFETY: the structure has the size and layout that the call reads, and lives through it.
+    let rc = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) };
+    if rc < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

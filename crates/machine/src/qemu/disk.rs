@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use base::{Context, Error, Kind, Result};
+use nix::sys::stat::{SFlag, fstat};
 use serde_json::json;
 
 use super::command::{FUNCTIONS, disk_port};
@@ -84,7 +85,7 @@ impl Cards {
             qmp.lend(set, disk.device.as_fd()).await.attempt(what)?;
             // Nothing keeps two containers from one device, as on the host. The host's page cache is the only one.
             let node = json!({
-                "driver": "host_device", "node-name": serial, "filename": format!("/dev/fdset/{set}"),
+                "driver": driver(disk).attempt(what)?, "node-name": serial, "filename": format!("/dev/fdset/{set}"),
                 "read-only": disk.read_only, "locking": "off", "discard": "unmap",
             });
             qmp.execute("blockdev-add", node).await.attempt(what)?;
@@ -125,6 +126,13 @@ impl Cards {
         }
         Ok(())
     }
+}
+
+/// How QEMU reaches what is behind a disk.
+fn driver(disk: &DiskSpec) -> nix::Result<&'static str> {
+    let found = fstat(&disk.device)?;
+    let is_file = SFlag::from_bits_truncate(found.st_mode & libc::S_IFMT) == SFlag::S_IFREG;
+    Ok(if is_file { "file" } else { "host_device" })
 }
 
 /// After a failure, of which the first error tells.

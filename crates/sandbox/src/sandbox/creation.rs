@@ -6,18 +6,20 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use api::agent::Namespace;
+use api::agent::{Attachment, Namespace};
 use base::{Context, Error, Kind, Result};
 use oci::Bundle;
+use oci::pod::Part;
 
 use super::{Create, LAG, Phase, Sandbox, State};
 use crate::changes::{self, Changes};
 use crate::container::Container;
+use crate::disk::Root;
 use crate::guest::Guest;
 use crate::namespace;
 use crate::origin::Origin;
 use crate::process::{Process, Stage};
-use crate::share::Placed;
+use crate::share::{self, Placed};
 use crate::size::Limits;
 
 impl Sandbox {
@@ -134,13 +136,21 @@ impl Sandbox {
     async fn make(self: &Arc<Self>, create: &Create, bundle: &Bundle, origin: &Origin) -> Result<()> {
         let id = &create.id;
         let booting = matches!(self.state().phase, Phase::Booting);
+        let root = root(create, bundle)?;
+        let share_root = |(mut placed, mut attachments): (Placed, Vec<Attachment>)| {
+            attachments.push(placed.root(bundle, &create.rootfs, origin)?);
+            Ok((placed, attachments))
+        };
         let place = async {
             let begin = Instant::now();
-            let placed = self.share.place(id, bundle, &create.rootfs, origin)?;
+            let mut placed = self.share.place(id, bundle, origin)?;
+            if root.is_none() {
+                placed = share_root(placed)?;
+            }
             self.state().spans.end("storage", begin);
             Ok(placed)
         };
-        let (placed, attachments) = if booting {
+        let mut placed = if booting {
             // The guest boots while its files are put in place.
             let (up, placed) = tokio::join!(self.boot(bundle), place);
             up?;
@@ -152,19 +162,51 @@ impl Sandbox {
         let namespaces = self.namespaces(id, bundle).await?;
         let guest = self.guest()?;
         let begin = Instant::now();
-        let watched = changes::watchable(bundle, &attachments);
-        let disks = self.plug(id, bundle).await?;
-        let made = guest.create(id, bundle.json(), attachments, namespaces, disks, create.stdio.clone());
-        if let Err(e) = made.await {
-            let disks = std::mem::take(&mut self.state().container(id)?.disks);
-            self.unplug(disks).await;
-            return Err(e);
+        let watched = changes::watchable(bundle, &placed.1);
+        let own = root.is_some();
+        let made = self.make_inside(create, bundle, &placed.1, &namespaces, root).await;
+        match made {
+            // The machine has no place for it, or its kernel does not know it.
+            Err(e) if own && e.kind() == Kind::Unsupported => {
+                log::info!("the root file system of {id} is mounted on the host: {}", e.chain());
+                placed = share_root(placed)?;
+                self.make_inside(create, bundle, &placed.1, &namespaces, None).await?;
+            }
+            made => {
+                made?;
+                if own {
+                    placed.0.no_root()?;
+                }
+            }
         }
-        self.adopt(id, placed, begin);
+        self.adopt(id, placed.0, begin);
         self.follow_changes(id, &guest, watched);
         let (sandbox, id) = (Arc::clone(self), id.clone());
         tokio::spawn(async move { sandbox.follow(guest, id, String::new()).await });
         Ok(())
+    }
+
+    /// Gives the machine what the container needs of the host, and has it made. Errors: the machine has nothing of it then.
+    async fn make_inside(
+        &self,
+        create: &Create,
+        bundle: &Bundle,
+        attachments: &[Attachment],
+        namespaces: &[Namespace],
+        root: Option<Root>,
+    ) -> Result<()> {
+        let id = &create.id;
+        let guest = self.guest()?;
+        let (disks, root) = self.plug(id, bundle, root).await?;
+        let attachments = attachments.iter().cloned().chain(root.map(share::root_on)).collect();
+        let (namespaces, stdio) = (namespaces.to_vec(), create.stdio.clone());
+        let made = guest.create(id, bundle.json(), attachments, namespaces, disks, stdio);
+        let made = made.await;
+        if made.is_err() {
+            let disks = std::mem::take(&mut self.state().container(id)?.disks);
+            self.unplug(disks).await;
+        }
+        made
     }
 
     /// What the namespaces are in the guest that the spec of `id` names by paths. Errors: `Unsupported` for those of the host, `State`
@@ -211,4 +253,13 @@ impl Sandbox {
         drop(state);
         self.note();
     }
+}
+
+/// The root file system that the machine gets as it is. That of a pod's first container, which does nothing, is shared: places for block
+/// devices are few.
+fn root(create: &Create, bundle: &Bundle) -> Result<Option<Root>> {
+    if matches!(bundle.part()?, Some(Part::Sandbox(_))) {
+        return Ok(None);
+    }
+    Root::find(&create.rootfs)
 }

@@ -2,34 +2,47 @@
 
 //! Block devices of a container: plugged before it is made, taken back when it is gone.
 
+use api::agent::FileSystem;
 use base::{Error, Kind, Result};
 use oci::Bundle;
 use tokio::sync::oneshot;
 
 use super::{Phase, Sandbox};
-use crate::disk::{self, Disk};
+use crate::disk::{self, Disk, Root};
 use crate::order::Order;
 
 impl Sandbox {
-    /// Gives the machine the block devices that the spec names. The answer is for the guest. Errors: with the device; none is given
-    /// then.
-    pub(super) async fn plug(&self, id: &str, bundle: &Bundle) -> Result<Vec<api::agent::Disk>> {
+    /// Gives the machine the block devices that the spec names, and that of the root file system. The answer is for the guest. Errors:
+    /// with the device; none is given then.
+    pub(super) async fn plug(
+        &self,
+        id: &str,
+        bundle: &Bundle,
+        root: Option<Root>,
+    ) -> Result<(Vec<api::agent::Disk>, Option<FileSystem>)> {
         let found = disk::find(bundle.spec())?;
-        if found.is_empty() {
-            return Ok(Vec::new());
+        if found.is_empty() && root.is_none() {
+            return Ok((Vec::new(), None));
         }
-        let (specs, told): (Vec<_>, Vec<_>) = {
+        let (specs, told, mounted) = {
             let mut state = self.state();
             let Phase::Up(up) = &mut state.phase else {
                 return Err(gone());
             };
-            let named = found.into_iter().map(|disk: Disk| {
+            let mut name = || {
                 up.disks += 1;
-                disk.named(format!("kata-{}", up.disks))
+                format!("kata-{}", up.disks)
+            };
+            let named = found.into_iter().map(|disk: Disk| disk.named(name()));
+            let (mut specs, mut told): (Vec<_>, Vec<_>) = named.unzip();
+            let mounted = root.map(|root| {
+                let (spec, disk, mounted) = root.named(name());
+                specs.push(spec);
+                told.push(disk);
+                mounted
             });
-            let named: (Vec<_>, Vec<_>) = named.unzip();
-            state.container(id)?.disks = named.0.iter().map(|spec| spec.serial.clone()).collect();
-            named
+            state.container(id)?.disks = specs.iter().map(|spec| spec.serial.clone()).collect();
+            (specs, told, mounted)
         };
         let plugged = self.order(|done| Order::Plug(specs, done)).await;
         if plugged.is_err()
@@ -37,7 +50,7 @@ impl Sandbox {
         {
             container.disks.clear();
         }
-        plugged.map(|()| told)
+        plugged.map(|()| (told, mounted))
     }
 
     /// Takes them back. A guest that does not let them go keeps them until its end.
