@@ -120,6 +120,7 @@ install:
 	ln -sf kata $(DESTDIR)$(PREFIX)/bin/kata-runtime
 	ln -sf kata $(DESTDIR)$(PREFIX)/bin/containerd-shim-kata-v2
 	install -D -m 755 $(BIN)/kata-agent $(DESTDIR)$(PREFIX)/libexec/kata/kata-agent
+	test -e $(DESTDIR)/etc/kata/config.toml || install -D -m 644 packaging/config.toml $(DESTDIR)/etc/kata/config.toml
 	$(BIN)/kata pages man $(SHARE)/man
 	$(BIN)/kata pages bash $(SHARE)/bash-completion/completions
 	$(BIN)/kata pages zsh $(SHARE)/zsh/$(ZSH)

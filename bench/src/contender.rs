@@ -68,7 +68,9 @@ impl Contender {
         if own.is_dir() {
             guest_image::Store::at(own)
         } else {
-            guest_image::Store::open()
+            // That of the programs' own configuration.
+            let settings = config::Loaded::load(&config::Selection::default(), &|name| std::env::var_os(name));
+            guest_image::Store::at(settings.unwrap_or_default().config.guest.directory)
         }
     }
 }

@@ -152,6 +152,7 @@ fn spec(dir: &Path, image: &GuestImage, worker: &Path) -> Result<MachineSpec> {
         },
         nics: Vec::new(),
         binary: None,
+        patience: Duration::from_secs(30),
     })
 }
 

@@ -170,7 +170,7 @@ impl Plan {
         qmp.set_nonblocking(true)
             .attempt(|| "unblock the control channel".into())?;
         let qmp = tokio::net::UnixStream::from_std(qmp).attempt(|| "watch the control channel".into())?;
-        match Qmp::greet(qmp).await {
+        match Qmp::greet(qmp, std::time::Duration::from_secs(30)).await {
             Ok(qmp) => Ok(Machine {
                 process,
                 qmp,

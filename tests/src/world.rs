@@ -115,12 +115,30 @@ impl World {
         Bundle::create(&path, script)
     }
 
+    /// Ours has this configuration from now on, in `kata.toml` of the world.
+    pub fn configure(&self, text: &str) {
+        std::fs::write(self.configuration(), text).expect("write the configuration");
+    }
+
+    fn configuration(&self) -> PathBuf {
+        self.dir().join("kata.toml")
+    }
+
+    /// `kata`, with the configuration of this world if it has one.
+    fn program(&self) -> Command {
+        let mut command = program(&self.binaries);
+        if self.configuration().exists() {
+            command.env("KATA_CONFIG", self.configuration());
+        }
+        command
+    }
+
     /// The runtime's command line up to and including `--root`.
     pub fn runtime(&self) -> Command {
         let mut command = match self.runtime {
             Runtime::Reference => Command::new("runc"),
             Runtime::Ours => {
-                let mut command = program(&self.binaries);
+                let mut command = self.program();
                 command.arg("runtime");
                 command
             }
@@ -183,7 +201,7 @@ impl World {
 
     /// Our own porcelain, with its data below this world.
     pub fn kata(&self) -> Command {
-        let mut command = program(&self.binaries);
+        let mut command = self.program();
         command.current_dir(self.dir());
         command
             .env("KATA_STATE_DIR", self.dir().join("state"))

@@ -67,6 +67,10 @@ fn image() -> PathBuf {
 }
 
 fn fails(w: &World, asset: &str, path: &Path, words: &[&str]) {
+    w.configure(&format!(
+        "annotations.valid_kernel_paths = [\"{}/*\"]\n",
+        w.dir().display()
+    ));
     let mut bundle = w.bundle("c", "true");
     bundle.set(
         "/annotations",

@@ -6,6 +6,7 @@ mod binds;
 mod boot;
 mod buildah;
 mod cgroup;
+mod config;
 mod containerd;
 mod crash;
 mod disks;
@@ -69,6 +70,7 @@ fn main() {
         containerd::cases,
         resize::cases,
         disks::cases,
+        config::cases,
         template::cases,
         template_crash::cases,
         scale::cases,

@@ -27,3 +27,4 @@ generated!(agent);
 generated!(agent_ttrpc);
 generated!(monitor);
 generated!(monitor_ttrpc);
+generated!(runtime_options);

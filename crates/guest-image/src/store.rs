@@ -58,13 +58,7 @@ impl GuestImage {
 }
 
 impl Store {
-    /// The store of this machine: `$KATA_GUEST_DIR`, or `/var/lib/kata/guest`. It need not exist.
-    pub fn open() -> Store {
-        let dir = std::env::var_os("KATA_GUEST_DIR").filter(|dir| !dir.is_empty());
-        Store::at(dir.map_or_else(|| "/var/lib/kata/guest".into(), PathBuf::from))
-    }
-
-    /// A store elsewhere.
+    /// The store in a directory, which need not exist.
     pub fn at(dir: impl Into<PathBuf>) -> Store {
         Store {
             shelf: Shelf::at(dir.into(), "guest image", COMMAND),

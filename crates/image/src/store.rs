@@ -88,11 +88,6 @@ fn lock(path: &Path, how: FlockArg) -> Result<Option<Flock<File>>> {
 }
 
 impl Store {
-    /// `KATA_IMAGE_DIR`, else `/var/lib/kata/images`.
-    pub fn default_root() -> PathBuf {
-        std::env::var_os("KATA_IMAGE_DIR").map_or_else(|| "/var/lib/kata/images".into(), PathBuf::from)
-    }
-
     /// Opens or makes the store at `root` and removes what interrupted work left.
     pub fn open(root: &Path) -> Result<Store> {
         for dir in ["blobs/sha256", "layers", "l", "refs", "locks", "tmp"] {

@@ -15,12 +15,15 @@ mod monitor;
 mod pages;
 mod porcelain;
 mod runtime;
+mod settings;
 mod shim;
 mod standby;
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
+
+use settings::Choice;
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os();
@@ -30,23 +33,25 @@ fn main() -> ExitCode {
         .file_name()
         .and_then(|name| name.to_str())
         .unwrap_or_default();
-    if name == "kata-runtime" {
-        return runtime::main(&args);
+    if let Some(profile) = runtime::profile(name) {
+        return runtime::main(profile, &args);
     }
     if let Some(kind) = containerd::runtime_type(name) {
         return containerd::main(&kind, &args);
     }
-    let word = args.first().and_then(|word| word.to_str()).unwrap_or_default();
-    let rest = args.get(1..).unwrap_or_default();
+    let (choice, words) = Choice::leading(&args);
+    let word = words.first().and_then(|word| word.to_str()).unwrap_or_default();
+    let rest = words.get(1..).unwrap_or_default();
     match word {
-        "runtime" => runtime::main(rest),
+        "runtime" => runtime::main(choice, rest),
         "containerd-shim" => containerd::main(containerd::TYPE, rest),
         "monitor" => monitor::main(rest),
         "device" => device::main(rest),
         "shim" => shim::main(rest),
-        "guest" => guest::main(rest),
-        "standby" => standby::main(rest),
-        "doctor" => doctor::main(rest),
+        "guest" => guest::main(&choice, rest),
+        "standby" => standby::main(&choice, rest),
+        "doctor" => doctor::main(&choice, rest),
+        "config" => settings::main(&choice, rest),
         "pages" => pages::main(rest),
         _ => porcelain::main(&args),
     }

@@ -180,6 +180,7 @@ mod tests {
             },
             nics: Vec::new(),
             binary: None,
+            patience: std::time::Duration::from_secs(30),
         }
     }
 

@@ -23,7 +23,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use registry::{choose, clean};
 
@@ -60,6 +60,8 @@ pub struct MachineSpec {
     pub nics: Vec<NicSpec>,
     /// The hypervisor's executable, where it is not the one that the backend finds.
     pub binary: Option<PathBuf>,
+    /// How long the hypervisor may take to answer.
+    pub patience: Duration,
 }
 
 /// One network device.

@@ -12,6 +12,21 @@ pub fn backends() -> Vec<Box<dyn Backend>> {
     vec![Box::new(Qemu::Kvm), Box::new(Qemu::Tcg)]
 }
 
+/// What can be wanted: `auto`, each family, each backend.
+pub fn names() -> Vec<&'static str> {
+    let mut names = vec![AUTO];
+    for backend in backends() {
+        let name = backend.name();
+        let family = name.split('-').next().unwrap_or(name);
+        for name in [family, name] {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    names
+}
+
 /// The backend with the wanted name; a family's name (`qemu`) or `auto` (also none at all) means the first one in it that
 /// works here. Errors: `Invalid` for an unknown name, `Unsupported` when none works here, with the reason.
 pub fn choose(wanted: Option<&str>) -> Result<Box<dyn Backend>> {

@@ -1,7 +1,7 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
 //! Annotations of the spec that change how one sandbox is made: a list of known keys, each with a check. What is not on the list
-//! changes nothing.
+//! changes nothing; whether one may be there at all, the configuration says.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -34,8 +34,6 @@ pub struct Overrides {
     pub hypervisor: Option<String>,
     /// `runtime.create_container_timeout`: how long the creation of a container may take.
     pub create_timeout: Option<Duration>,
-    /// Keys under `io.katacontainers.config.` that are not known here, sorted.
-    pub unknown: Vec<String>,
 }
 
 impl Overrides {
@@ -46,18 +44,14 @@ impl Overrides {
             let Some(short) = key.strip_prefix(CONFIG) else {
                 continue;
             };
-            if !overrides
+            overrides
                 .set(short, value)
-                .attempt(|| format!("annotation {key}={value:?}"))?
-            {
-                overrides.unknown.push(key.clone());
-            }
+                .attempt(|| format!("annotation {key}={value:?}"))?;
         }
-        overrides.unknown.sort();
         Ok(overrides)
     }
 
-    fn set(&mut self, key: &str, value: &str) -> Result<bool> {
+    fn set(&mut self, key: &str, value: &str) -> Result<()> {
         match key {
             "hypervisor.default_memory" => self.memory_mib = Some(positive(value)?),
             "hypervisor.default_vcpus" => self.vcpus = Some(vcpus(value)?),
@@ -68,9 +62,9 @@ impl Overrides {
             "hypervisor.enable_template" => self.template = Some(truth(value)?),
             "runtime.hypervisor_name" => self.hypervisor = Some(name(value)?),
             "runtime.create_container_timeout" => self.create_timeout = Some(Duration::from_secs(positive(value)?)),
-            _ => return Ok(false),
+            _ => {}
         }
-        Ok(true)
+        Ok(())
     }
 }
 
@@ -146,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn known_keys_are_taken_and_unknown_ones_listed() {
+    fn known_keys_are_taken() {
         let got = parse(&[
             ("config.hypervisor.default_memory", "512"),
             ("config.hypervisor.default_vcpus", "1.5"),
@@ -166,7 +160,6 @@ mod tests {
             template: Some(false),
             hypervisor: Some("qemu".into()),
             create_timeout: Some(Duration::from_secs(90)),
-            unknown: vec!["io.katacontainers.config.hypervisor.hotplug_everything".into()],
             ..Overrides::default()
         };
         assert_eq!(got.unwrap(), want);

@@ -20,8 +20,6 @@ use ttrpc::r#async::Client;
 use ttrpc::r#async::transport::Socket;
 use ttrpc::context::{self, Context as Call};
 
-/// How long a call may take that the guest answers at once; emulated guests on a busy host are slow.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// How long one may take that a tool of the host waits for.
 const GLANCE: Duration = Duration::from_secs(10);
 /// How long the guest may take to change its size: a block of memory that is in use takes seconds.
@@ -33,16 +31,14 @@ const ENTROPY: usize = 64;
 #[derive(Clone)]
 pub struct Guest {
     agent: AgentClient,
+    /// How long a call may take that the guest answers at once; emulated guests on a busy host are slow.
+    patience: Duration,
 }
 
 impl std::fmt::Debug for Guest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Guest").finish_non_exhaustive()
     }
-}
-
-fn soon() -> Call {
-    context::with_duration(PATIENCE)
 }
 
 /// Without a deadline.
@@ -56,11 +52,15 @@ fn said<T>(answer: ttrpc::Result<T>) -> Result<T> {
 
 impl Guest {
     /// Speaks to the agent at the other end of `stream` for the first time, see [`Guest::hello`].
-    pub async fn greet(stream: UnixStream) -> Result<(Guest, HelloResponse)> {
+    pub async fn greet(stream: UnixStream, patience: Duration) -> Result<(Guest, HelloResponse)> {
         let agent = AgentClient::new(Client::new(Socket::new(stream)));
-        let guest = Guest { agent };
+        let guest = Guest { agent, patience };
         let answer = guest.hello().await?;
         Ok((guest, answer))
+    }
+
+    fn soon(&self) -> Call {
+        context::with_duration(self.patience)
     }
 
     /// Gives the agent the time, and randomness that no other guest has.
@@ -77,12 +77,12 @@ impl Guest {
             entropy,
             ..HelloRequest::default()
         };
-        said(self.agent.hello(soon(), &request).await)
+        said(self.agent.hello(self.soon(), &request).await)
     }
 
     /// The guest's network becomes what `request` says.
     pub async fn configure_network(&self, request: &ConfigureNetworkRequest) -> Result<()> {
-        said(self.agent.configure_network(soon(), request).await).map(drop)
+        said(self.agent.configure_network(self.soon(), request).await).map(drop)
     }
 
     /// The container's init is made and waits.
@@ -104,7 +104,7 @@ impl Guest {
             stdio: Some(stdio).into(),
             ..CreateContainerRequest::default()
         };
-        said(self.agent.create_container(soon(), &request).await).map(drop)
+        said(self.agent.create_container(self.soon(), &request).await).map(drop)
     }
 
     /// The container's init executes its program.
@@ -113,7 +113,7 @@ impl Guest {
             id: id.to_owned(),
             ..StartContainerRequest::default()
         };
-        said(self.agent.start_container(soon(), &request).await).map(drop)
+        said(self.agent.start_container(self.soon(), &request).await).map(drop)
     }
 
     /// Everything of the container goes.
@@ -123,7 +123,7 @@ impl Guest {
             force: true,
             ..RemoveContainerRequest::default()
         };
-        said(self.agent.remove_container(soon(), &request).await).map(drop)
+        said(self.agent.remove_container(self.soon(), &request).await).map(drop)
     }
 
     /// A further process runs.
@@ -135,7 +135,7 @@ impl Guest {
             stdio: Some(stdio).into(),
             ..ExecProcessRequest::default()
         };
-        said(self.agent.exec_process(soon(), &request).await).map(drop)
+        said(self.agent.exec_process(self.soon(), &request).await).map(drop)
     }
 
     /// Forgets a process that has ended.
@@ -145,7 +145,7 @@ impl Guest {
             exec_id: exec_id.to_owned(),
             ..RemoveProcessRequest::default()
         };
-        said(self.agent.remove_process(soon(), &request).await).map(drop)
+        said(self.agent.remove_process(self.soon(), &request).await).map(drop)
     }
 
     /// To one process, or with `all` to every process of the container.
@@ -157,7 +157,7 @@ impl Guest {
             all,
             ..SignalProcessRequest::default()
         };
-        said(self.agent.signal_process(soon(), &request).await).map(drop)
+        said(self.agent.signal_process(self.soon(), &request).await).map(drop)
     }
 
     /// Answers when the process has ended.
@@ -179,12 +179,12 @@ impl Guest {
             height,
             ..ResizePtyRequest::default()
         };
-        said(self.agent.resize_pty(soon(), &request).await).map(drop)
+        said(self.agent.resize_pty(self.soon(), &request).await).map(drop)
     }
 
     /// The container's processes.
     pub async fn processes(&self, id: &str) -> Result<ListProcessesResponse> {
-        said(self.agent.list_processes(soon(), &container(id)).await)
+        said(self.agent.list_processes(self.soon(), &container(id)).await)
     }
 
     /// What the files of the container's own /proc say of its processes with greater pids than `after`. Somebody waits for it in
@@ -206,7 +206,7 @@ impl Guest {
             resources,
             ..UpdateContainerRequest::default()
         };
-        said(self.agent.update_container(soon(), &request).await).map(drop)
+        said(self.agent.update_container(self.soon(), &request).await).map(drop)
     }
 
     /// Makes the guest as large as `request` says, as far as that goes.
@@ -217,16 +217,16 @@ impl Guest {
     /// Freezes the container's processes, or thaws them.
     pub async fn freeze(&self, id: &str, frozen: bool) -> Result<()> {
         let done = if frozen {
-            self.agent.pause_container(soon(), &container(id)).await
+            self.agent.pause_container(self.soon(), &container(id)).await
         } else {
-            self.agent.resume_container(soon(), &container(id)).await
+            self.agent.resume_container(self.soon(), &container(id)).await
         };
         said(done).map(drop)
     }
 
     /// The container's counters.
     pub async fn stats(&self, id: &str) -> Result<StatsContainerResponse> {
-        said(self.agent.stats_container(soon(), &container(id)).await)
+        said(self.agent.stats_container(self.soon(), &container(id)).await)
     }
 
     /// Answers with the next event of any container.
@@ -236,12 +236,12 @@ impl Guest {
 
     /// Answers with the places of volumes that are watched in the guest, when they are others than those seen, or after a while.
     pub async fn watches(&self, request: &NextWatchesRequest) -> Result<Vec<String>> {
-        said(self.agent.next_watches(soon(), request).await).map(|found| found.paths)
+        said(self.agent.next_watches(self.soon(), request).await).map(|found| found.paths)
     }
 
     /// Watchers in the guest learn what the host has changed.
     pub async fn raise(&self, request: &RaiseEventsRequest) -> Result<()> {
-        said(self.agent.raise_events(soon(), request).await).map(drop)
+        said(self.agent.raise_events(self.soon(), request).await).map(drop)
     }
 
     /// Kills what runs and writes back what is not on the host's disk yet.

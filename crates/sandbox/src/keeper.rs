@@ -22,10 +22,28 @@ use crate::network::{self, Line};
 use crate::passt::Passt;
 use crate::resolver::Resolver;
 use crate::saved::SavedProcess;
-use crate::size::{self, Limits, Size};
+use crate::size::{self, Limits, Measure, Size};
 use crate::span::Spans;
 use crate::standby::Standby;
 use crate::sys;
+
+/// How long others may take to answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// The hypervisor, on its control channel.
+    pub hypervisor: Duration,
+    /// The agent, to a call.
+    pub agent: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience {
+            hypervisor: Duration::from_secs(30),
+            agent: Duration::from_secs(60),
+        }
+    }
+}
 
 /// How the machine of a sandbox is made.
 #[derive(Debug)]
@@ -46,6 +64,10 @@ pub struct Blueprint {
     pub vcpus: Option<u32>,
     /// In place of what the container's limits ask for, MiB.
     pub memory_mib: Option<u64>,
+    /// What sizes go by beside limits.
+    pub measure: Measure,
+    /// With the hypervisor and the agent.
+    pub patience: Patience,
     /// The network namespace in which we live; none: the machine has no network.
     pub network: Option<net::Place>,
     /// In its place, the process behind the machine's only network device; the machine takes it.
@@ -62,10 +84,10 @@ impl Blueprint {
     /// The size of the machine whose first container has these limits.
     pub fn size(&self, resources: Option<&LinuxResources>) -> Size {
         let cpus = processors();
-        let own = size::of(&[Limits::of(resources)], cpus);
+        let own = size::of(&[Limits::of(resources)], self.measure.usual, cpus);
         let asked = match self.pod {
             // An engine may put the limits of the whole on the first container.
-            Some(budget) => size::of_pod(budget, cpus).or_more(own),
+            Some(budget) => size::of_pod(budget, self.measure.usual, cpus).or_more(own),
             None => own,
         };
         Size {
@@ -76,7 +98,7 @@ impl Blueprint {
 
     /// The size of the machine for these containers, when it runs already: never below what it was to begin with.
     pub fn size_of(&self, all: &[Limits], begun: Size) -> Size {
-        let asked = size::of(all, processors());
+        let asked = size::of(all, self.measure.usual, processors());
         // A pod's size is for containers that are still to come.
         let least = if self.pod.is_some() {
             begun.vcpus
@@ -92,10 +114,11 @@ impl Blueprint {
     /// The machine of this size.
     pub fn spec(&self, size: Size) -> MachineSpec {
         let (share, vsock) = device::specs();
-        let most = size.most(Size {
+        let host = Size {
             vcpus: host::processors(),
             memory_mib: host::memory_mib(),
-        });
+        };
+        let most = self.measure.most(size, host);
         MachineSpec {
             vcpus: size.vcpus,
             memory_mib: size.memory_mib,
@@ -108,6 +131,7 @@ impl Blueprint {
             vsock,
             nics: Vec::new(),
             binary: self.binary.clone(),
+            patience: self.patience.hypervisor,
         }
     }
 
@@ -231,7 +255,7 @@ impl Running {
                     );
                     // One that is not removed is replaced, or warned of again.
                     if !matches!(e.kind(), Kind::Gone | Kind::Unsupported)
-                        && let Err(e) = Store::open().remove(&template.manifest().key)
+                        && let Err(e) = Store::of(template).remove(&template.manifest().key)
                     {
                         log::debug!("{}", e.chain());
                     }
@@ -282,7 +306,7 @@ impl Running {
             let knocked = knock.accept().await;
             knocked.attempt(|| "wait for the guest".into())?;
             spans.end("kernel", begin);
-            greet(machine, spans).await
+            greet(machine, plan.patience.agent, spans).await
         };
         let left = deadline.saturating_sub(begin.elapsed());
         let outcome = tokio::select! {
@@ -311,7 +335,7 @@ impl Running {
         let left = deadline.saturating_sub(begin.elapsed());
         let outcome = tokio::select! {
             // A call that comes before the guest has found its devices waits there.
-            up = greet(&*running.machine, spans) => up,
+            up = greet(&*running.machine, plan.patience.agent, spans) => up,
             () = ended(&running) => Err(Error::new(Kind::Gone, running.cause())),
             () = tokio::time::sleep(left) => Err(late(plan)),
         };
@@ -428,10 +452,10 @@ fn serve_devices(plan: &Blueprint, dir: &Path, share: &Path, spans: &mut Spans) 
 }
 
 /// Reaches the agent and tells it what a fresh guest must know.
-async fn greet(machine: &dyn Machine, spans: &mut Spans) -> Result<Guest> {
+async fn greet(machine: &dyn Machine, patience: Duration, spans: &mut Spans) -> Result<Guest> {
     let begin = Instant::now();
     let stream = machine.dial(api::port::CONTROL).await?;
-    let (guest, facts) = Guest::greet(stream).await?;
+    let (guest, facts) = Guest::greet(stream, patience).await?;
     spans.end("agent", begin);
     log::info!(
         "guest: agent {}, kernel {}, {} vCPUs, {} MiB",

@@ -30,9 +30,9 @@ pub mod standby;
 mod stats;
 mod sys;
 
-pub use keeper::{Blueprint, end_of};
+pub use keeper::{Blueprint, Patience, end_of};
 pub use origin::Origin;
 pub use sandbox::Sandbox;
 pub use share::Share;
-pub use size::Size;
+pub use size::{Measure, Size};
 pub use span::{Span, Spans};

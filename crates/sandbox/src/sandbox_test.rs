@@ -18,6 +18,7 @@ use ttrpc::r#async::TtrpcContext;
 
 use super::*;
 use crate::share::isolate;
+use crate::{Measure, Patience};
 
 /// An agent whose one process ends as it is told or signalled.
 #[derive(Debug)]
@@ -118,6 +119,8 @@ impl Stage {
             pod: None,
             vcpus: None,
             memory_mib: None,
+            measure: Measure::default(),
+            patience: Patience::default(),
             network: None,
             passt: Mutex::default(),
             deadline: Duration::from_secs(20),

@@ -5,8 +5,6 @@
 use oci::pod::Budget;
 use oci::spec::LinuxResources;
 
-/// Memory of a machine whose container has no limit, MiB. What a guest does not touch costs the host nothing.
-const DEFAULT_MEMORY_MIB: u64 = 2048;
 /// What the guest's kernel, agent and initramfs need beside the container, MiB.
 const GUEST_MIB: u64 = 160;
 /// The kernel keeps 64 bytes for each page of 4096.
@@ -39,18 +37,46 @@ impl Size {
             memory_mib: self.memory_mib.max(other.memory_mib),
         }
     }
+}
 
-    /// To what a machine of this size may grow on the host: four times as much, or as most need, but no more than the host has.
-    pub fn most(self, host: Size) -> Size {
+/// What sizes go by beside limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Measure {
+    /// Of a machine whose container has no limits.
+    pub usual: Size,
+    /// To how many virtual CPUs a machine may grow; none: as most need.
+    pub most_vcpus: Option<u32>,
+    /// To how much memory a machine may grow, MiB; none: as most need.
+    pub most_memory_mib: Option<u64>,
+}
+
+impl Default for Measure {
+    /// What a guest does not touch costs the host nothing.
+    fn default() -> Measure {
+        Measure {
+            usual: Size {
+                vcpus: 1,
+                memory_mib: 2048,
+            },
+            most_vcpus: None,
+            most_memory_mib: None,
+        }
+    }
+}
+
+impl Measure {
+    /// To what a machine of `size` may grow on the host: four times as much, or as most need, if nothing else is said, but no more than
+    /// the host has.
+    pub fn most(&self, size: Size, host: Size) -> Size {
+        let (vcpus, memory_mib) = (size.vcpus.saturating_mul(4), size.memory_mib.saturating_mul(4));
         let ample = Size {
-            vcpus: self.vcpus.saturating_mul(4).max(AMPLE_VCPUS).min(host.vcpus),
+            vcpus: self.most_vcpus.unwrap_or(vcpus.max(AMPLE_VCPUS)).min(host.vcpus),
             memory_mib: self
-                .memory_mib
-                .saturating_mul(4)
-                .max(AMPLE_MEMORY_MIB)
+                .most_memory_mib
+                .unwrap_or(memory_mib.max(AMPLE_MEMORY_MIB))
                 .min(host.memory_mib),
         };
-        self.or_more(ample)
+        size.or_more(ample)
     }
 }
 
@@ -99,16 +125,18 @@ impl Limits {
 }
 
 /// The size that containers with these limits ask for, on a host with `cpus` processors. One and a half processors give two. Those
-/// without a limit of memory share what there is with the others.
-pub fn of(all: &[Limits], cpus: u32) -> Size {
+/// without a limit share what there is with the others, which is at least what `usual` has.
+pub fn of(all: &[Limits], usual: Size, cpus: u32) -> Size {
     let limited = all
         .iter()
         .filter_map(|limits| limits.memory)
         .fold(0, u64::saturating_add);
     let free = all.iter().any(|limits| limits.memory.is_none());
-    let least = if limited == 0 || free { DEFAULT_MEMORY_MIB } else { 0 };
+    let least = if limited == 0 || free { usual.memory_mib } else { 0 };
     let wanted = all.iter().map(Limits::processors).fold(0, u64::saturating_add);
     let wanted = u32::try_from(wanted.div_ceil(1000)).unwrap_or(u32::MAX);
+    let free = wanted == 0 || all.iter().any(|limits| limits.quota.is_none());
+    let wanted = if free { wanted.max(usual.vcpus) } else { wanted };
     Size {
         vcpus: wanted.clamp(1, cpus.max(1)),
         memory_mib: memory(limited).max(least),
@@ -117,12 +145,14 @@ pub fn of(all: &[Limits], cpus: u32) -> Size {
 
 /// The size that a pod asks for whose containers may use `budget` together. One without limits may still get containers that have none:
 /// it is no smaller than a container without limits.
-pub fn of_pod(budget: Budget, cpus: u32) -> Size {
+pub fn of_pod(budget: Budget, usual: Size, cpus: u32) -> Size {
     let counted_on = u32::try_from(budget.cpu_shares.div_ceil(SHARES)).unwrap_or(u32::MAX);
-    let wanted = processors(budget.cpu_quota, budget.cpu_period).max(counted_on);
+    let wanted = processors(budget.cpu_quota, budget.cpu_period)
+        .max(counted_on)
+        .max(usual.vcpus);
     Size {
         vcpus: wanted.clamp(1, cpus.max(1)),
-        memory_mib: memory(budget.memory).max(DEFAULT_MEMORY_MIB),
+        memory_mib: memory(budget.memory).max(usual.memory_mib),
     }
 }
 
@@ -142,19 +172,23 @@ fn processors(quota: u64, period: u64) -> u32 {
 mod tests {
     use super::*;
 
+    fn usual() -> Size {
+        Measure::default().usual
+    }
+
     fn size(json: &str) -> (u32, u64) {
         let resources: LinuxResources = serde_json::from_str(json).unwrap();
-        let size = of(&[Limits::of(Some(&resources))], 8);
+        let size = of(&[Limits::of(Some(&resources))], usual(), 8);
         (size.vcpus, size.memory_mib)
     }
 
     #[test]
     fn limits_are_rounded_up_and_the_guest_gets_its_own() {
         assert_eq!(
-            of(&[Limits::default()], 8),
+            of(&[Limits::default()], usual(), 8),
             Size {
                 vcpus: 1,
-                memory_mib: DEFAULT_MEMORY_MIB
+                memory_mib: 2048
             }
         );
         assert_eq!(size(r#"{"memory":{"limit":67108864}}"#), (1, 256));
@@ -166,7 +200,7 @@ mod tests {
             r#"{"memory":{"limit":0}}"#,
             r#"{"cpu":{"quota":-1}}"#,
         ] {
-            assert_eq!(size(none), (1, DEFAULT_MEMORY_MIB), "{none}");
+            assert_eq!(size(none), (1, 2048), "{none}");
         }
         assert_eq!(size(r#"{"cpu":{"quota":150000,"period":100000}}"#).0, 2);
         assert_eq!(size(r#"{"cpu":{"quota":150000}}"#).0, 2);
@@ -187,11 +221,11 @@ mod tests {
                 cpu_shares,
                 memory,
             };
-            let size = of_pod(budget, 8);
+            let size = of_pod(budget, usual(), 8);
             (size.vcpus, size.memory_mib)
         };
-        assert_eq!(pod(0, 0, 0), (1, DEFAULT_MEMORY_MIB));
-        assert_eq!(pod(120_000, 2, 64 << 20), (3, DEFAULT_MEMORY_MIB));
+        assert_eq!(pod(0, 0, 0), (1, 2048));
+        assert_eq!(pod(120_000, 2, 64 << 20), (3, 2048));
         assert_eq!(pod(50_000, 1536, 4 << 30), (2, 4352));
         assert_eq!(pod(0, 1 << 20, 0).0, 8, "no more than the host has");
     }
@@ -200,26 +234,59 @@ mod tests {
     fn containers_add_up_and_changes_are_taken_over() {
         let limits = |json: &str| Limits::of(Some(&serde_json::from_str(json).unwrap()));
         let one = limits(r#"{"memory":{"limit":536870912},"cpu":{"quota":150000,"period":100000}}"#);
-        let sum = of(&[one, one], 8);
+        let sum = of(&[one, one], usual(), 8);
         assert_eq!((sum.vcpus, sum.memory_mib), (3, 1280), "halves of processors add up");
-        assert_eq!(of(&[one, Limits::default()], 8).memory_mib, DEFAULT_MEMORY_MIB);
+        assert_eq!(of(&[one, Limits::default()], usual(), 8).memory_mib, 2048);
         let mut changed = one;
         changed.update(&serde_json::from_str(r#"{"memory":{"limit":0},"cpu":{"quota":400000}}"#).unwrap());
-        assert_eq!((changed.memory, of(&[changed], 8).vcpus), (one.memory, 4));
+        assert_eq!((changed.memory, of(&[changed], usual(), 8).vcpus), (one.memory, 4));
         changed.update(&serde_json::from_str(r#"{"memory":{"limit":-1},"cpu":{"quota":-1}}"#).unwrap());
-        assert_eq!(of(&[changed], 8), of(&[Limits::default()], 8));
+        assert_eq!(of(&[changed], usual(), 8), of(&[Limits::default()], usual(), 8));
+    }
+
+    #[test]
+    fn containers_without_limits_have_what_is_usual() {
+        let usual = Size {
+            vcpus: 3,
+            memory_mib: 512,
+        };
+        let limits = |json: &str| Limits::of(Some(&serde_json::from_str(json).unwrap()));
+        let one = limits(r#"{"memory":{"limit":67108864},"cpu":{"quota":100000}}"#);
+        let size = |all: &[Limits], cpus| {
+            let size = of(all, usual, cpus);
+            (size.vcpus, size.memory_mib)
+        };
+        assert_eq!(size(&[Limits::default()], 8), (3, 512));
+        assert_eq!(size(&[one], 8), (1, 256), "limits decide");
+        assert_eq!(size(&[one, Limits::default()], 8), (3, 512));
+        assert_eq!(size(&[Limits::default()], 2).0, 2, "no more than the host has");
+        let pod = of_pod(Budget::default(), usual, 8);
+        assert_eq!((pod.vcpus, pod.memory_mib), (3, 512));
     }
 
     #[test]
     fn a_machine_may_grow_to_what_the_host_has() {
         let size = |vcpus, memory_mib| Size { vcpus, memory_mib };
-        assert_eq!(size(1, 2048).most(size(64, 262_144)), size(8, 8192));
-        assert_eq!(size(4, 4096).most(size(64, 262_144)), size(16, 16384));
-        assert_eq!(size(1, 2048).most(size(2, 4000)), size(2, 4000));
+        let plain = Measure::default();
+        assert_eq!(plain.most(size(1, 2048), size(64, 262_144)), size(8, 8192));
+        assert_eq!(plain.most(size(4, 4096), size(64, 262_144)), size(16, 16384));
+        assert_eq!(plain.most(size(1, 2048), size(2, 4000)), size(2, 4000));
         assert_eq!(
-            size(4, 9000).most(size(2, 4000)),
+            plain.most(size(4, 9000), size(2, 4000)),
             size(4, 9000),
             "what was asked for stays"
+        );
+        let told = Measure {
+            most_vcpus: Some(3),
+            most_memory_mib: Some(1024),
+            ..plain
+        };
+        assert_eq!(told.most(size(1, 512), size(64, 262_144)), size(3, 1024));
+        assert_eq!(told.most(size(4, 2048), size(64, 262_144)), size(4, 2048));
+        assert_eq!(
+            told.most(size(1, 512), size(2, 800)),
+            size(2, 800),
+            "no more than the host has"
         );
     }
 }

@@ -43,7 +43,7 @@ enum Manner {
 }
 
 /// Starts the server if there is none yet, and prints where it listens.
-pub fn start(arguments: &Arguments) -> Result<()> {
+pub fn start(kind: &str, arguments: &Arguments) -> Result<()> {
     let said = said(&arguments.id)?;
     let directory = said.as_ref().and_then(|said| said.socket_dir.clone());
     let directory = directory.filter(|path| !path.is_empty());
@@ -57,7 +57,7 @@ pub fn start(arguments: &Arguments) -> Result<()> {
     let group = group.unwrap_or_else(|| arguments.id.clone());
     let socket = socket(&directory, &arguments.address, &arguments.namespace, &group);
     if let Some(listener) = claim(&socket)? {
-        let server = serve(arguments, &bundle, &socket, listener, said.as_ref());
+        let server = serve(kind, arguments, &bundle, &socket, listener, said.as_ref());
         if server.is_err() {
             let _ = fs::remove_file(&socket);
         }
@@ -134,6 +134,7 @@ fn claim(socket: &Path) -> Result<Option<UnixListener>> {
 
 /// The server has the listener as its standard input.
 fn serve(
+    kind: &str,
     arguments: &Arguments,
     bundle: &Path,
     socket: &Path,
@@ -141,7 +142,7 @@ fn serve(
     said: Option<&BootstrapParams>,
 ) -> Result<()> {
     let mut command = Command::new("/proc/self/exe");
-    command.arg0(super::NAME);
+    command.arg0(super::program(kind));
     command.args(["-namespace", &arguments.namespace, "-id", &arguments.id]);
     command
         .args(["-address", &arguments.address])

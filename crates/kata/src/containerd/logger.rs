@@ -18,7 +18,7 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 
-use super::{NAME, sys};
+use super::{TYPE, sys};
 
 /// How long a program may take to be ready.
 const READY: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ pub fn start(uri: &str, namespace: &str, id: &str) -> Result<Logger> {
     let ((out, stdout), (err, stderr), (ready, told)) = (pipe()?, pipe()?, pipe()?);
     let passed = [out.as_fd(), err.as_fd(), told.as_fd()];
     let mut command = Command::new("/proc/self/exe");
-    command.arg0(NAME).arg("log");
+    command.arg0(super::program(TYPE)).arg("log");
     command.args(passed.map(|fd| fd.as_raw_fd().to_string()));
     command.arg(&program).args(&words);
     // As with runc's shim: nothing of ours.

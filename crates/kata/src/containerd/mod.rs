@@ -18,6 +18,7 @@ mod io;
 mod logger;
 mod metrics;
 mod monitor;
+mod options;
 mod publisher;
 mod sandbox;
 mod server;
@@ -39,13 +40,12 @@ use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::timestamp::Timestamp;
 
 use crate::runtime::{Globals, delete};
+use crate::settings::Choice;
 use crate::shim::Log;
 use arguments::{Action, Arguments};
 
 /// The runtime type that users write.
 pub const TYPE: &str = "io.containerd.kata.v2";
-/// What our processes are called.
-const NAME: &str = "containerd-shim-kata-v2";
 /// Beside runc's shim, a directory for each of containerd's namespaces.
 const ROOT: &str = "/run/containerd/kata";
 /// Exit status of a task whose end nobody saw: as after SIGKILL.
@@ -80,9 +80,9 @@ fn act(kind: &str, arguments: &Arguments) -> Result<()> {
             crate::runtime::print(&format!("{kind}:\n  Version:  {version}\n"))
         }
         Action::Info => print(&info(kind)?),
-        Action::Start => bootstrap::start(arguments),
-        Action::Serve => server::serve(arguments),
-        Action::Delete => print(&clean(arguments)?),
+        Action::Start => bootstrap::start(kind, arguments),
+        Action::Serve => server::serve(kind, arguments),
+        Action::Delete => print(&clean(kind, arguments)?),
         Action::Log(line) => logger::become_it(line),
     }
 }
@@ -119,9 +119,9 @@ fn info(kind: &str) -> Result<RuntimeInfo> {
 }
 
 /// Removes what is left of a container whose server has gone.
-fn clean(arguments: &Arguments) -> Result<DeleteResponse> {
+fn clean(kind: &str, arguments: &Arguments) -> Result<DeleteResponse> {
     let bundle = arguments.bundle()?;
-    delete::delete(&globals(arguments, &bundle), &arguments.id, true)?;
+    delete::delete(&globals(kind, arguments, &bundle)?, &arguments.id, true)?;
     bootstrap::forget(&bundle)?;
     Ok(DeleteResponse {
         exit_status: LOST,
@@ -131,18 +131,39 @@ fn clean(arguments: &Arguments) -> Result<DeleteResponse> {
 }
 
 /// For the containers of one of containerd's namespaces. Logs go where containerd reads them.
-fn globals(arguments: &Arguments, bundle: &Path) -> Globals {
+fn globals(kind: &str, arguments: &Arguments, bundle: &Path) -> Result<Globals> {
     let log = bundle.join("log");
-    Globals {
+    let choice = Choice {
+        config: None,
+        profile: profile(kind),
+    };
+    // What is wrong with it is told to whoever makes a container.
+    let settings = choice.load_or_default()?;
+    Ok(Globals {
         root: PathBuf::from(ROOT).join(&arguments.namespace),
         log: Log {
             file: log.exists().then_some(log),
             json: false,
-            debug: arguments.debug,
+            debug: arguments.debug || settings.config.log.debug,
         },
         systemd_cgroup: false,
         user_network: None,
-    }
+        settings,
+    })
+}
+
+/// The profile of a runtime type: `io.containerd.kata-NAME.v2` has one.
+fn profile(kind: &str) -> Option<String> {
+    let name = kind.strip_prefix("io.containerd.kata-")?.strip_suffix(".v2")?;
+    Some(name.to_owned())
+}
+
+/// What a program of this runtime type is called.
+fn program(kind: &str) -> String {
+    let variant = kind
+        .strip_prefix("io.containerd.")
+        .and_then(|rest| rest.strip_suffix(".v2"));
+    format!("containerd-shim-{}-v2", variant.unwrap_or("kata"))
 }
 
 /// As containerd writes times.
@@ -163,6 +184,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_runtime_type_says_which_profile_is_meant() {
+        assert_eq!(profile(TYPE), None);
+        assert_eq!(profile("io.containerd.kata-small.v2").as_deref(), Some("small"));
+    }
+
+    #[test]
     fn a_name_says_which_runtime_type_it_stands_for() {
         for (name, kind) in [
             ("containerd-shim-kata-v2", Some(TYPE)),
@@ -173,6 +200,9 @@ mod tests {
             ("kata-runtime", None),
         ] {
             assert_eq!(runtime_type(name).as_deref(), kind, "{name}");
+            if let Some(kind) = kind {
+                assert_eq!(program(kind), name);
+            }
         }
     }
 }

@@ -24,9 +24,9 @@ const THREADS: usize = 32;
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Serves on the socket that is our standard input.
-pub fn serve(arguments: &Arguments) -> Result<()> {
+pub fn serve(kind: &str, arguments: &Arguments) -> Result<()> {
     let bundle = arguments.bundle()?;
-    let globals = globals(arguments, &bundle);
+    let globals = globals(kind, arguments, &bundle)?;
     globals.log.start("containerd-shim")?;
     // containerd's session and directory are none of ours.
     nix::unistd::setsid().attempt(|| "start a session".into())?;

@@ -33,8 +33,8 @@ use tokio::sync::Notify;
 use super::container::{Container, Containers, Exit, Process};
 use super::io::{Opened, Places};
 use super::monitor::{Monitor, patient, told};
-use super::now;
 use super::publisher::Publisher;
+use super::{now, options};
 use crate::berth;
 use crate::link::Link;
 use crate::runtime::container::Container as Record;
@@ -154,6 +154,7 @@ impl Tasks {
         let bundle = Bundle::open(Path::new(&request.bundle))?;
         let globals = Globals {
             systemd_cgroup: by_systemd(&bundle, request.options.as_ref()),
+            settings: options::settings(&self.globals.settings.selection, request.options.as_ref())?,
             ..self.globals.clone()
         };
         let mut opened = Places::from(request).open(&self.namespace, &request.id)?;

@@ -4,8 +4,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use base::{Error, Kind, Result};
+use config::Loaded;
 use guest_image::{GuestImage, Source, Store};
 use machine::host::{Cgroups, Host, Mode};
 use machine::qemu::binary::{self, Version};
@@ -14,6 +16,7 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::Uid;
 
 use super::report::{Finding, Report, State};
+use crate::settings::Choice;
 use crate::standby::pool::Pool;
 
 /// Where images and guests are kept.
@@ -26,29 +29,42 @@ const MEMORY_LOW: u64 = 512;
 const DISK_LOW: u64 = 2048;
 
 /// Looks at everything.
-pub fn all() -> Report {
+pub fn all(choice: &Choice) -> Report {
     let host = Host::probe();
-    let chosen = machine::choose(None);
-    let image = Store::open().default();
+    let loaded = choice.load();
+    let configuration = configuration(&loaded);
+    let settings = loaded.unwrap_or_default();
+    let config = &settings.config;
+    let chosen = machine::choose(Some(&config.hypervisor.name));
+    let guests = Store::at(&config.guest.directory);
+    let image = guests.image(&config.guest.image);
     let emulated = chosen.as_ref().is_ok_and(|backend| !backend.caps().accelerated);
     let mut findings = vec![
         root(Uid::effective().is_root()),
         kvm(&host),
         nested(&host),
-        qemu(binary::find().and_then(|path| binary::version(&path).map(|version| (path, version)))),
+        configuration,
+        qemu(
+            config
+                .hypervisor
+                .path
+                .clone()
+                .map_or_else(binary::find, Ok)
+                .and_then(|path| binary::version(&path).map(|version| (path, version))),
+        ),
         firmware(binary::firmware()),
     ];
     if emulated {
         findings.push(clock(tsc::khz()));
     }
     findings.push(guest_image(&image));
-    findings.extend(Pool::open().and_then(|pool| standby(&pool)).ok().flatten());
+    findings.extend(standby(&Pool::of(config)).ok().flatten());
     if image.is_err() {
         findings.push(kernel(&installed_kernels(), packaged_kernel().as_deref()));
     }
     findings.extend([
         memory(&host),
-        disk(&Store::open(), free_mib(Path::new(STORE))),
+        disk(&guests, free_mib(Path::new(STORE))),
         cgroups(&host.cgroups),
         user_namespaces(host.user_namespaces),
         tun(host.tun),
@@ -59,6 +75,17 @@ pub fn all() -> Report {
 }
 
 /// Nothing where nobody has asked for machines that wait.
+fn configuration(loaded: &Result<Arc<Loaded>>) -> Finding {
+    match loaded {
+        Ok(loaded) if loaded.files.is_empty() => Finding::new("configuration", State::Ok, "defaults"),
+        Ok(loaded) => {
+            let files: Vec<String> = loaded.files.iter().map(|file| file.display().to_string()).collect();
+            Finding::new("configuration", State::Ok, files.join(", "))
+        }
+        Err(e) => Finding::new("configuration", State::Fail, e.chain()).remedy("kata config check"),
+    }
+}
+
 fn standby(pool: &Pool) -> Result<Option<Finding>> {
     let names = pool.names()?;
     let ready = names.iter().filter(|name| pool.about(name).is_some()).count();
@@ -360,7 +387,7 @@ mod tests {
 
     #[test]
     fn this_machine_is_described_whole() {
-        let report = all();
+        let report = all(&Choice::default());
         let names: Vec<&str> = report.findings.iter().map(|finding| finding.name).collect();
         for name in ["kvm", "qemu", "guest image", "cgroups", "tun", "user namespaces"] {
             assert!(names.contains(&name), "{name}");

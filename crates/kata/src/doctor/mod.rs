@@ -12,6 +12,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::settings::Choice;
+
 /// Shows what this machine has and lacks for running containers in virtual machines.
 #[derive(Debug, Parser)]
 #[command(
@@ -30,7 +32,7 @@ pub fn command() -> clap::Command {
 }
 
 /// `args` without the program's name and the role's word.
-pub fn main(args: &[OsString]) -> ExitCode {
+pub fn main(choice: &Choice, args: &[OsString]) -> ExitCode {
     let program = OsString::from("kata doctor");
     let options = match Options::try_parse_from(std::iter::once(&program).chain(args)) {
         Ok(options) => options,
@@ -44,7 +46,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
             };
         }
     };
-    let report = checks::all();
+    let report = checks::all(choice);
     let mut out = std::io::stdout().lock();
     let text = if options.json {
         report.json()

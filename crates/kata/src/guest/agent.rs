@@ -6,11 +6,8 @@ use std::path::{Path, PathBuf};
 
 use base::{Context, Error, Kind, Result};
 
-/// The agent to put into guests: `$KATA_AGENT`, else the first that exists of the usual places.
+/// The agent to put into guests: the first that exists of the usual places.
 pub fn find() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("KATA_AGENT").filter(|path| !path.is_empty()) {
-        return Ok(path.into());
-    }
     let program = std::env::current_exe().attempt(|| "find this program".into())?;
     let places = places(&program);
     places.iter().find(|path| path.is_file()).cloned().ok_or_else(|| {

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use base::{Context, Error, Kind, Result};
 use clap::Args;
+use config::Config;
 use guest_image::{KernelChoice, Kernels, Request, Source, Store};
 
 use super::agent;
@@ -23,7 +24,7 @@ pub struct Arguments {
     /// The modules of a kernel that is given as a file: its /lib/modules/RELEASE
     #[arg(long, value_name = "DIR")]
     modules: Option<PathBuf>,
-    /// The agent's program [default: beside kata]
+    /// The agent's program [default: guest.agent of the configuration, the one beside kata]
     #[arg(long, value_name = "PATH")]
     agent: Option<PathBuf>,
     /// The image's name
@@ -37,9 +38,9 @@ pub struct Arguments {
     output: Option<PathBuf>,
 }
 
-pub fn run(store: &Store, arguments: Arguments) -> Result<()> {
+pub fn run(store: &Store, config: &Config, arguments: Arguments) -> Result<()> {
     let started = Instant::now();
-    let agent = match arguments.agent {
+    let agent = match arguments.agent.or_else(|| config.guest.agent.clone()) {
         Some(path) => path,
         None => agent::find()?,
     };

@@ -15,7 +15,10 @@ use std::process::ExitCode;
 
 use base::Result;
 use clap::{Parser, Subcommand};
+use config::Loaded;
 use guest_image::{Kernels, Store};
+
+use crate::settings::Choice;
 
 /// Guest images: the kernel and the initramfs that every sandbox boots
 #[derive(Debug, Parser)]
@@ -74,7 +77,7 @@ pub fn command() -> clap::Command {
 }
 
 /// `args` without the program's name and the role's word.
-pub fn main(args: &[OsString]) -> ExitCode {
+pub fn main(choice: &Choice, args: &[OsString]) -> ExitCode {
     let name = OsString::from("kata guest");
     let arguments = match Arguments::try_parse_from([&name].into_iter().chain(args)) {
         Ok(arguments) => arguments,
@@ -84,7 +87,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
             return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
         }
     };
-    match run(arguments.command) {
+    match choice.load().and_then(|settings| run(&settings, arguments.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("kata guest: {}", e.chain());
@@ -93,11 +96,11 @@ pub fn main(args: &[OsString]) -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<()> {
-    let store = Store::open();
+fn run(settings: &Loaded, command: Command) -> Result<()> {
+    let store = Store::at(&settings.config.guest.directory);
     match command {
-        Command::Build(arguments) => build::run(&store, arguments),
-        Command::Template(command) => template::run(command),
+        Command::Build(arguments) => build::run(&store, &settings.config, arguments),
+        Command::Template(command) => template::run(settings, command),
         Command::Kernel(arguments) => kernel::run(&store, arguments),
         Command::Ls { json, kernels: true } => kernel::list(&store, json),
         Command::Ls { json, .. } => list::run(&store, json),

@@ -3,10 +3,11 @@
 //! `kata guest template`: makes, lists and removes frozen guests. What a template is, the crate `machine` knows.
 
 use std::io::{self, Read};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use base::{Context, Error, Kind, Result};
 use clap::{Args, Subcommand};
+use config::Loaded;
 use log::LevelFilter;
 use machine::template::{Store, Template};
 use sandbox::Size;
@@ -15,9 +16,6 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::sys;
 use crate::monitor::plan;
-
-/// How long a guest that is to be frozen may take to boot.
-const DEADLINE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -48,7 +46,7 @@ pub struct Build {
     /// Memory [default: that of a container without limits]
     #[arg(long, value_name = "MIB")]
     memory: Option<u64>,
-    /// The hypervisor [default: the best of this host]
+    /// The hypervisor [default: hypervisor.name of the configuration, the best of this host]
     #[arg(long, value_name = "NAME")]
     hypervisor: Option<String>,
     /// Make it even if it exists
@@ -59,13 +57,14 @@ pub struct Build {
     background: bool,
 }
 
-pub fn run(command: Command) -> Result<()> {
-    let store = Store::open();
+pub fn run(settings: &Loaded, command: Command) -> Result<()> {
+    let store = plan::templates(&settings.config);
     match command {
-        Command::Build(arguments) if arguments.background => in_background(&store, &arguments),
+        Command::Build(arguments) if arguments.background => in_background(settings, &store, &arguments),
         Command::Build(arguments) => {
             let started = Instant::now();
-            let (template, fresh) = make(&store, &arguments)?.ok_or_else(|| Error::new(Kind::Bug, "no template"))?;
+            let (template, fresh) =
+                make(settings, &store, &arguments)?.ok_or_else(|| Error::new(Kind::Bug, "no template"))?;
             let word = if fresh { "built" } else { "up to date:" };
             let took = started.elapsed().as_secs_f64();
             println!(
@@ -97,14 +96,14 @@ fn remove(store: &Store, start: &str) -> Result<()> {
     }
 }
 
-fn in_background(store: &Store, arguments: &Build) -> Result<()> {
+fn in_background(settings: &Loaded, store: &Store, arguments: &Build) -> Result<()> {
     let _ = io::stdin().read_to_end(&mut Vec::new());
     nix::unistd::setsid().attempt(|| "start a session".into())?;
     sys::be_nice();
     let log = store.dir().join("build.log");
     let begun = std::fs::create_dir_all(store.dir()).attempt(|| format!("create {}", store.dir().display()));
     begun.and_then(|()| base::log::start("template", Some(&log), base::log::Format::Text, LevelFilter::Warn))?;
-    let made = make(store, arguments);
+    let made = make(settings, store, arguments);
     if let Err(e) = &made {
         log::error!("{}", e.chain());
         store.note_failure()?;
@@ -113,14 +112,14 @@ fn in_background(store: &Store, arguments: &Build) -> Result<()> {
 }
 
 /// The template and whether it was made now; none when another process makes one.
-fn make(store: &Store, arguments: &Build) -> Result<Option<(Template, bool)>> {
+fn make(settings: &Loaded, store: &Store, arguments: &Build) -> Result<Option<(Template, bool)>> {
     let wanted = oci::Overrides {
         hypervisor: arguments.hypervisor.clone(),
         vcpus: arguments.vcpus,
         memory_mib: arguments.memory,
         ..oci::Overrides::default()
     };
-    let plan = plan::blueprint(&wanted)?;
+    let plan = plan::blueprint(settings, &wanted)?;
     let Size { vcpus, memory_mib } = plan.size(None);
     let spec = plan.template_spec(Size { vcpus, memory_mib });
     let recipe = plan.backend.recipe(&spec)?;
@@ -137,6 +136,7 @@ fn make(store: &Store, arguments: &Build) -> Result<Option<(Template, bool)>> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.attempt(|| "start the runtime".into())?;
+    let deadline = settings.config.template.boot_timeout;
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt()).attempt(|| "watch for SIGINT".into())?;
         let mut terminate = signal(SignalKind::terminate()).attempt(|| "watch for SIGTERM".into())?;
@@ -145,8 +145,8 @@ fn make(store: &Store, arguments: &Build) -> Result<Option<(Template, bool)>> {
             frozen = plan.backend.freeze(&spec, api::template::READY, built.dir()) => frozen,
             _ = interrupt.recv() => stopped(),
             _ = terminate.recv() => stopped(),
-            () = tokio::time::sleep(DEADLINE) => {
-                Err(Error::new(Kind::Timeout, format!("the guest is not up after {} s", DEADLINE.as_secs())))
+            () = tokio::time::sleep(deadline) => {
+                Err(Error::new(Kind::Timeout, format!("the guest is not up after {} s", deadline.as_secs())))
             }
         }
     })?;

@@ -35,6 +35,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::berth::{self, Berth, Home};
 use crate::cgroup::{Company, Group, Place};
 use crate::door::Door;
+use crate::settings::Choice;
 use crate::shim::refusal;
 use arguments::Arguments;
 use builder::Builder;
@@ -79,7 +80,8 @@ fn report(mut lease: &UnixStream, error: &Error) {
 
 fn live(arguments: &Arguments, lease: UnixStream, origin: Instant) -> Result<()> {
     let bundle = Bundle::open(&arguments.bundle)?;
-    let (mut plan, builder) = plan::of(&bundle)?;
+    let settings = Choice::default().load()?;
+    let (mut plan, builder) = plan::of(&settings, &bundle)?;
     let place = net::Place::of(bundle.spec())?;
     let (home, berth) = Home::make(&arguments.root, &arguments.id)?;
     // Before anything is started that belongs there; the builder of a template has been, and does not.

@@ -1,34 +1,34 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
-//! How a sandbox's machine is to be made: defaults of this host, changed by the annotations of its first container.
+//! How a sandbox's machine is to be made: as the configuration says, changed by the annotations of its first container.
 
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use base::{Context, Error, Kind, Result};
+use config::{Config, Loaded};
 use machine::template::{self, Recipe, Template};
 use oci::pod::{Budget, Part};
 use oci::{Bundle, Overrides};
-use sandbox::{Blueprint, Size};
+use sandbox::{Blueprint, Measure, Patience, Size};
 
 use super::builder::Builder;
-
-/// How long a guest may take to come up; Kata's default too.
-const DEADLINE: Duration = Duration::from_secs(60);
+use crate::settings;
 
 /// For the sandbox that `bundle` begins, with whoever makes the template that it could not begin with. Errors: no guest image, no
 /// hypervisor, an annotation that makes no sense.
-pub fn of(bundle: &Bundle) -> Result<(Blueprint, Option<Builder>)> {
-    let wanted = bundle.overrides()?;
-    let mut plan = blueprint(&wanted)?;
+pub fn of(settings: &Loaded, bundle: &Bundle) -> Result<(Blueprint, Option<Builder>)> {
+    let wanted = settings::overrides(settings, bundle)?;
+    let config = &settings.config;
+    let mut plan = blueprint(settings, &wanted)?;
     plan.pod = budget(bundle)?;
-    if !usual(&plan, &wanted) {
+    if !usual(config, &plan, &wanted) {
         return Ok((plan, None));
     }
     let size = plan.size(bundle.resources());
-    let store = template::Store::open();
-    let found = template_of(&plan, size);
+    let store = templates(config);
+    let found = template_of(config, &plan, size);
     let builder = match found {
         Ok(Some(found)) => {
             plan.template = Some(found);
@@ -55,42 +55,48 @@ pub fn budget(bundle: &Bundle) -> Result<Option<Budget>> {
 
 /// Whether it can begin with a template. One is made of the defaults only: that for a kernel that somebody tries out would hardly be
 /// used twice.
-fn usual(plan: &Blueprint, wanted: &Overrides) -> bool {
+fn usual(config: &Config, plan: &Blueprint, wanted: &Overrides) -> bool {
     wanted.kernel.is_none()
         && wanted.initrd.is_none()
         && wanted.hypervisor_path.is_none()
         && wanted.kernel_params.is_none()
         && plan.backend.caps().templates
-        && wanted.template.unwrap_or(true)
+        && wanted.template.unwrap_or(config.template.enable)
 }
 
-fn template_of(plan: &Blueprint, size: Size) -> Result<Option<Template>> {
+/// Where templates are.
+pub fn templates(config: &Config) -> template::Store {
+    template::Store::at(&config.template.directory)
+}
+
+fn template_of(config: &Config, plan: &Blueprint, size: Size) -> Result<Option<Template>> {
     let recipe = plan.backend.recipe(&plan.template_spec(size))?;
-    template::Store::open().find(&recipe.key())
+    templates(config).find(&recipe.key())
 }
 
 /// Which machines that wait can serve the sandbox that `bundle` begins; none when it needs one of its own.
-pub fn key_of(bundle: &Bundle) -> Result<Option<String>> {
-    let wanted = bundle.overrides()?;
-    let mut plan = blueprint(&wanted)?;
+pub fn key_of(settings: &Loaded, bundle: &Bundle) -> Result<Option<String>> {
+    let wanted = settings::overrides(settings, bundle)?;
+    let mut plan = blueprint(settings, &wanted)?;
     plan.pod = budget(bundle)?;
-    if !usual(&plan, &wanted) {
+    if !usual(&settings.config, &plan, &wanted) {
         return Ok(None);
     }
     let size = plan.size(bundle.resources());
-    template_of(&plan, size)?.map(|template| key(&template)).transpose()
+    let template = template_of(&settings.config, &plan, size)?;
+    template.map(|template| key(&template)).transpose()
 }
 
 /// The plan of a machine that is to wait, made of the defaults, and its key. Errors: `NotFound` without a template.
-pub fn standby(vcpus: Option<u32>, memory_mib: Option<u64>) -> Result<(Blueprint, Size, String)> {
+pub fn standby(settings: &Loaded, vcpus: Option<u32>, memory_mib: Option<u64>) -> Result<(Blueprint, Size, String)> {
     let wanted = Overrides {
         vcpus,
         memory_mib,
         ..Overrides::default()
     };
-    let mut plan = blueprint(&wanted)?;
+    let mut plan = blueprint(settings, &wanted)?;
     let size = plan.size(None);
-    let template = template_of(&plan, size)?.ok_or_else(|| {
+    let template = template_of(&settings.config, &plan, size)?.ok_or_else(|| {
         let what = format!("no template for {} vCPUs and {} MiB", size.vcpus, size.memory_mib);
         Error::new(Kind::NotFound, what)
     })?;
@@ -119,31 +125,63 @@ fn key(template: &Template) -> Result<String> {
 }
 
 /// The machine that `wanted` asks for, without a template.
-pub fn blueprint(wanted: &Overrides) -> Result<Blueprint> {
-    let backend = machine::choose(wanted.hypervisor.as_deref())?;
-    let (kernel, initramfs) = match (&wanted.kernel, &wanted.initrd) {
+pub fn blueprint(settings: &Loaded, wanted: &Overrides) -> Result<Blueprint> {
+    let config = &settings.config;
+    let backend = machine::choose(Some(wanted.hypervisor.as_ref().unwrap_or(&config.hypervisor.name)))?;
+    let kernel = wanted.kernel.as_ref().or(config.guest.kernel.as_ref());
+    let initramfs = wanted.initrd.as_ref().or(config.guest.initrd.as_ref());
+    let (kernel, initramfs) = match (kernel, initramfs) {
         (Some(kernel), Some(initramfs)) => (kernel.clone(), initramfs.clone()),
         (kernel, initramfs) => {
-            let image = guest_image::Store::open().default()?;
+            let image = guest_image::Store::at(&config.guest.directory).image(&config.guest.image)?;
             (
-                kernel.clone().unwrap_or(image.kernel),
-                initramfs.clone().unwrap_or(image.initramfs),
+                kernel.cloned().unwrap_or(image.kernel),
+                initramfs.cloned().unwrap_or(image.initramfs),
             )
         }
     };
     Ok(Blueprint {
         backend,
-        binary: wanted.hypervisor_path.clone(),
+        binary: wanted
+            .hypervisor_path
+            .clone()
+            .or_else(|| config.hypervisor.path.clone()),
         kernel,
         initramfs,
-        kernel_params: wanted.kernel_params.clone().unwrap_or_default(),
+        // Those of the configuration first: of two that say the same, the kernel takes the last.
+        kernel_params: match &wanted.kernel_params {
+            None => config.guest.kernel_params.clone(),
+            Some(more) => format!("{} {more}", config.guest.kernel_params).trim().to_owned(),
+        },
         pod: None,
         vcpus: wanted.vcpus,
         memory_mib: wanted.memory_mib,
+        measure: measure(config),
+        patience: Patience {
+            hypervisor: config.hypervisor.timeout,
+            agent: config.agent.timeout,
+        },
         network: None,
         passt: Mutex::default(),
-        deadline: wanted.create_timeout.unwrap_or(DEADLINE),
+        deadline: deadline(settings, wanted),
         program: "/proc/self/exe".into(),
         template: None,
     })
+}
+
+/// How long the guest may take to come up.
+pub fn deadline(settings: &Loaded, wanted: &Overrides) -> Duration {
+    wanted.create_timeout.unwrap_or(settings.config.guest.boot_timeout)
+}
+
+/// What sizes go by beside limits.
+pub fn measure(config: &Config) -> Measure {
+    Measure {
+        usual: Size {
+            vcpus: config.machine.vcpus,
+            memory_mib: config.machine.memory.into(),
+        },
+        most_vcpus: config.machine.max_vcpus,
+        most_memory_mib: config.machine.max_memory.map(u64::from),
+    }
 }

@@ -33,6 +33,7 @@ use super::arguments::Arguments;
 use super::{Later, Life, group, plan, report, runtime};
 use crate::berth::Home;
 use crate::cgroup::Company;
+use crate::settings::{self, Choice};
 use crate::standby::pool::{self, ABOUT, About, DOOR};
 use crate::standby::request::{Request, handle};
 use crate::standby::sys::{priority, set_priority};
@@ -88,7 +89,8 @@ impl Made {
         let usual = priority();
         set_priority(own()?, MAKING).attempt(|| "lower the priority".into())?;
         umask(Mode::from_bits_truncate(0o022));
-        let (plan, size, key) = plan::standby(arguments.vcpus, arguments.memory_mib)?;
+        let settings = Choice::default().load()?;
+        let (plan, size, key) = plan::standby(&settings, arguments.vcpus, arguments.memory_mib)?;
         let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if !pool::fits(&name, &key) {
             let what = format!("make the machine {name}");
@@ -158,7 +160,9 @@ impl Made {
         let (home, berth) = Home::adopt(&words.root, &words.id, dir)?;
         let share = lifted.settle(home.path())?;
         let bundle = Bundle::open(&words.bundle)?;
-        plan.deadline = bundle.overrides()?.create_timeout.unwrap_or(plan.deadline);
+        let settings = settings::load(&words.selection)?;
+        plan.deadline = plan::deadline(&settings, &settings::overrides(&settings, &bundle)?);
+        plan.measure = plan::measure(&settings.config);
         plan.pod = plan::budget(&bundle)?;
         let company = Company {
             processes: standby.processes(),

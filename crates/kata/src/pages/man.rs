@@ -150,6 +150,7 @@ mod tests {
         for name in [
             "man1/kata.1",
             "man1/kata-run.1",
+            "man1/kata-config-import.1",
             "man1/kata-doctor.1",
             "man1/kata-guest.1",
             "man1/kata-guest-template-rm.1",

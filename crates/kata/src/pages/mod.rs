@@ -15,7 +15,7 @@ use base::{Context, Result};
 use clap::{Command, Parser, ValueEnum};
 use clap_complete::Shell;
 
-use crate::{doctor, guest, porcelain, runtime, standby};
+use crate::{doctor, guest, porcelain, runtime, settings, standby};
 
 /// Writes pages of the manual, or completions for a shell.
 #[derive(Debug, Parser)]
@@ -87,6 +87,7 @@ fn write(dir: &Path, pages: &[Page]) -> Result<()> {
 /// What a person can type after `kata`: the roles that have definitions of their own are words like the others here.
 fn kata() -> Command {
     porcelain::command()
+        .subcommand(settings::command().name("config"))
         .subcommand(doctor::command().name("doctor"))
         .subcommand(guest::command().name("guest"))
         .subcommand(standby::command().name("standby"))

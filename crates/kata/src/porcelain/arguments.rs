@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::settings::Choice;
+
 /// The whole line.
 #[derive(Debug, Parser)]
 #[command(
@@ -16,9 +18,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     after_help = "Also: `kata doctor` (what this machine has and lacks), `kata guest` (kernel and image of the guest),
 `kata standby` (machines that wait, so that containers start at once), `kata runtime` (the OCI command line for Podman, Docker and containerd).
 
-Directories: KATA_STATE_DIR (/var/lib/kata/containers), KATA_IMAGE_DIR (/var/lib/kata/images), KATA_RUN_DIR (/run/kata)."
+What can be configured, and how: `kata config`."
 )]
 pub struct Line {
+    #[command(flatten)]
+    pub choice: Choice,
     #[command(subcommand)]
     pub verb: Option<Verb>,
 }
@@ -177,7 +181,7 @@ pub struct RunArgs {
     /// All capabilities and devices of its machine (not of the host)
     #[arg(long)]
     pub privileged: bool,
-    /// `user`: the host's through passt (the default where that is installed); `user:allow_host_loopback=true`: also what listens on
+    /// `user`: the host's through passt (the default where that is installed, unless run.network says otherwise); `user:allow_host_loopback=true`: also what listens on
     /// the host's 127.0.0.1, as host.containers.internal; `none`
     #[arg(long, visible_alias = "net", value_name = "NETWORK")]
     pub network: Option<String>,
@@ -187,12 +191,13 @@ pub struct RunArgs {
     /// Host name in the container (default: its id)
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
-    /// Hypervisor (see `kata doctor`)
+    /// Hypervisor (see `kata doctor`) [default: hypervisor.name of the configuration]
     #[arg(long, value_name = "NAME")]
     pub hypervisor: Option<String>,
-    /// Begin as a copy of a guest that was booted once, or boot (`off`: nothing is shared with other machines)
-    #[arg(long, value_name = "WHEN", default_value = "on")]
-    pub template: Template,
+    /// Begin as a copy of a guest that was booted once, or boot (`off`: nothing is shared with other machines) [default: template.enable
+    /// of the configuration]
+    #[arg(long, value_name = "WHEN")]
+    pub template: Option<Template>,
     /// Draw where the time of the start went, as SVG
     #[arg(long, value_name = "FILE")]
     pub timeline: Option<PathBuf>,

@@ -3,6 +3,7 @@
 //! What is done when a container has ended, by whoever carried its process: the exit code is kept, or all of it goes.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base::{Kind, Result};
 
@@ -20,6 +21,7 @@ pub fn ended(record: PathBuf, dir: &Path, id: &str, code: u8) -> Result<()> {
         log: Log::default(),
         systemd_cgroup: false,
         user_network: None,
+        settings: Arc::default(),
     };
     note(&records, &place, id, code, || delete::delete(&globals, id, true))
 }

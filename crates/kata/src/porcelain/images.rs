@@ -18,12 +18,12 @@ use super::{FAILED, Failure, Here, root};
 use crate::runtime::print;
 use crate::runtime::table::table;
 
-fn store() -> Result<Store> {
-    Store::open(&Store::default_root())
+fn store(here: &Here) -> Result<Store> {
+    Store::open(&here.settings.config.run.images)
 }
 
-pub fn images(as_json: bool, quiet: bool) -> Result<u8, Failure> {
-    let all = store()?.list()?;
+pub fn images(here: &Here, as_json: bool, quiet: bool) -> Result<u8, Failure> {
+    let all = store(here)?.list()?;
     let text = if as_json {
         let all: Vec<_> = all.iter().map(object).collect();
         let text = serde_json::to_string_pretty(&all).context(Kind::Bug, || "write the list".into())?;
@@ -63,10 +63,10 @@ fn object(named: &Named) -> serde_json::Value {
 }
 
 /// Prints the image's id.
-pub fn pull(name: &str, quiet: bool) -> Result<u8, Failure> {
+pub fn pull(here: &Here, name: &str, quiet: bool) -> Result<u8, Failure> {
     let source = Source::parse(name)?;
     let interrupt = Interrupt::watch()?;
-    let image = root::image(&store()?, &source, Some(Pull::Always), quiet, interrupt.cancel());
+    let image = root::image(&store(here)?, &source, Some(Pull::Always), quiet, interrupt.cancel());
     match (image, interrupt.caught()) {
         (Ok(image), _) => {
             print(&format!("{}\n", image.id))?;
@@ -82,7 +82,7 @@ pub fn pull(name: &str, quiet: bool) -> Result<u8, Failure> {
 
 /// Forgets a name, or all names of an id; layers that nothing else uses go.
 pub fn rmi(here: &Here, text: &str, force: bool) -> Result<()> {
-    let store = store()?;
+    let store = store(here)?;
     let found = match find(&store.list()?, text) {
         Err(e) if force && e.kind() == Kind::NotFound => return Ok(()),
         other => other?,

@@ -67,6 +67,7 @@ mod tests {
         let here = Here {
             records: Records::at(top.path().join("state")).unwrap(),
             root: top.path().join("run"),
+            settings: std::sync::Arc::default(),
         };
         let place = here.records.reserve(Some("box")).unwrap().keep();
         place.write(&record("c1", "box")).unwrap();

@@ -33,9 +33,11 @@ mod volume;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use base::{Context, Error, Kind, Result};
+use base::{Error, Kind, Result};
 use clap::Parser;
+use config::Loaded;
 use nix::sys::stat::{Mode, umask};
 
 use crate::runtime::{Globals, print};
@@ -86,18 +88,19 @@ struct Here {
     records: Records,
     /// The runtime's root directory, absolute.
     root: PathBuf,
+    settings: Arc<Loaded>,
 }
 
 impl Here {
-    fn open() -> Result<Here> {
+    fn open(settings: Arc<Loaded>) -> Result<Here> {
         if !nix::unistd::geteuid().is_root() {
             return Err(Error::new(Kind::Denied, "must be run as root"));
         }
-        let root = std::env::var_os("KATA_RUN_DIR").map_or_else(|| "/run/kata".into(), PathBuf::from);
-        let root = std::path::absolute(&root).attempt(|| format!("runtime directory {}", root.display()))?;
+        let config = &settings.config;
         Ok(Here {
-            records: Records::open()?,
-            root,
+            records: Records::at(config.run.directory.clone())?,
+            root: config.runtime.root.clone(),
+            settings,
         })
     }
 
@@ -107,10 +110,12 @@ impl Here {
             root: self.root.clone(),
             log: Log {
                 file: log,
-                ..Log::default()
+                json: self.settings.config.log.format == "json",
+                debug: self.settings.config.log.debug,
             },
             systemd_cgroup: false,
             user_network: None,
+            settings: Arc::clone(&self.settings),
         }
     }
 }
@@ -157,7 +162,11 @@ fn act(line: Line) -> Result<u8, Failure> {
     };
     // Directories and files of containers are for all of their users, whatever ours hides from others.
     umask(Mode::from_bits_truncate(0o022));
-    let here = Here::open()?;
+    let settings = match verb {
+        Verb::Run(_) | Verb::Pull { .. } => line.choice.load()?,
+        _ => line.choice.load_or_default()?,
+    };
+    let here = Here::open(settings)?;
     match verb {
         Verb::Run(args) => run::run(&here, &args),
         Verb::Exec(args) => exec::exec(&here, &args),
@@ -171,8 +180,8 @@ fn act(line: Line) -> Result<u8, Failure> {
         Verb::Kill { signal, containers } => each(&containers, |name| stop::kill(&here, name, &signal)),
         Verb::Rm { force, containers } => each(&containers, |name| rm::rm(&here, name, force)),
         Verb::Inspect { containers } => inspect::inspect(&here, &containers),
-        Verb::Images { json, quiet } => images::images(json, quiet),
-        Verb::Pull { quiet, image } => images::pull(&image, quiet),
+        Verb::Images { json, quiet } => images::images(&here, json, quiet),
+        Verb::Pull { quiet, image } => images::pull(&here, &image, quiet),
         Verb::Rmi { force, images } => each(&images, |name| images::rmi(&here, name, force)),
     }
 }

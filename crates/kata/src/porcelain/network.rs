@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use base::{Error, Kind, Result};
+use config::definition::Run;
 use sandbox::passt::{GATEWAY, GUEST, RESOLVER, Wish};
 
 use super::arguments::RunArgs;
@@ -33,8 +34,9 @@ enum Asked {
 
 /// The network of a container, none for a loopback interface only. Errors: `Unsupported` for other kinds and where passt is missing,
 /// and whatever keeps a port from being published.
-pub fn choose(args: &RunArgs) -> Result<Option<Wish>> {
-    let asked = asked(args.network.as_deref())?;
+pub fn choose(args: &RunArgs, config: &Run) -> Result<Option<Wish>> {
+    let network = args.network.as_deref().or(config.network.as_deref());
+    let asked = asked(network)?;
     let mut ports = Vec::new();
     for text in &args.publish {
         ports.extend(publish::parse(text)?);
@@ -42,13 +44,14 @@ pub fn choose(args: &RunArgs) -> Result<Option<Wish>> {
     let host_loopback = match asked {
         Asked::None if ports.is_empty() => return Ok(None),
         Asked::None => {
-            let what = "--publish needs a network, and --network none is none";
+            let what = "--publish needs a network, and --network none (or run.network of the configuration) is none";
             return Err(Error::new(Kind::Invalid, what));
         }
         Asked::User { host_loopback } => host_loopback,
         Asked::Default => false,
     };
-    let Some(program) = find(&std::env::var_os("PATH").unwrap_or_default()) else {
+    let found = || find(&std::env::var_os("PATH").unwrap_or_default());
+    let Some(program) = config.passt.clone().or_else(found) else {
         if asked == Asked::Default && ports.is_empty() {
             log::warn!(
                 "the container has no network: {PROGRAM} is not on this host ({REMEDY}); --network none says nothing"

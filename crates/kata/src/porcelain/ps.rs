@@ -147,6 +147,7 @@ mod tests {
         let here = Here {
             records: Records::at(top.path().join("state")).unwrap(),
             root: top.path().join("run"),
+            settings: std::sync::Arc::default(),
         };
         for (name, code) in [("one", Some(3)), ("two", None)] {
             let place = here.records.reserve(Some(name)).unwrap().keep();

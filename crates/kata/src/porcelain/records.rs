@@ -45,13 +45,6 @@ impl Reserved {
 }
 
 impl Records {
-    /// Those of `KATA_STATE_DIR`.
-    pub fn open() -> Result<Records> {
-        let dir = std::env::var_os("KATA_STATE_DIR").map_or_else(|| "/var/lib/kata/containers".into(), PathBuf::from);
-        let dir = std::path::absolute(&dir).attempt(|| format!("state directory {}", dir.display()))?;
-        Records::at(dir)
-    }
-
     /// Those that a container is one of.
     pub fn of(place: &Place) -> Result<Records> {
         let dir = place.path().parent().and_then(Path::parent);

@@ -55,11 +55,12 @@ pub fn image(store: &Store, source: &Source, pull: Option<Pull>, quiet: bool, ca
 }
 
 impl Root {
-    pub fn open(name: &str, pull: Option<Pull>, cancel: image::Cancel) -> Result<Root> {
+    /// `images` is the directory of the store.
+    pub fn open(name: &str, pull: Option<Pull>, images: &Path, cancel: image::Cancel) -> Result<Root> {
         match Source::parse(name)? {
             Source::Rootfs(dir) => Ok(Root::Directory(dir)),
             source => {
-                let store = Store::open(&Store::default_root())?;
+                let store = Store::open(images)?;
                 image(&store, &source, pull, false, cancel).map(|image| Root::Image(Box::new(image)))
             }
         }

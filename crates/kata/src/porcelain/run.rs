@@ -7,14 +7,16 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base::{Context, Error, Kind, Result};
+use config::Loaded;
 use nix::sys::stat::Mode;
 use oci::Bundle;
 use sandbox::passt::Wish;
 use serde_json::{Value, json};
 
-use super::arguments::RunArgs;
+use super::arguments::{RunArgs, Template};
 use super::environment::{self, Environment};
 use super::interrupt::Interrupt;
 use super::record::{self, Place, Record};
@@ -24,6 +26,7 @@ use super::volume::Volume;
 use super::{Failure, Here, end, name, network, spec};
 use crate::runtime::create::{Given, Made};
 use crate::runtime::{Globals, print, signal};
+use crate::settings;
 use crate::shim::{Launch, Stdio};
 
 /// The answer is the process's exit code, 0 when detached.
@@ -56,9 +59,10 @@ fn make(here: &Here, args: &RunArgs, interrupt: &mut Interrupt) -> Result<u8, Fa
     let reserved = here.records.reserve(args.name.as_deref())?;
     let place = &reserved.place;
     let image = args.words.first().map_or("", String::as_str);
-    let root = Root::open(image, args.pull, interrupt.cancel())?;
+    let images = &here.settings.config.run.images;
+    let root = Root::open(image, args.pull, images, interrupt.cancel())?;
     timeline.end("image");
-    let network = network::choose(args)?;
+    let network = network::choose(args, &here.settings.config.run)?;
     let record = describe(args, place, &root, network.as_ref())?;
     let config = config(here, args, place, &root, &record, network.as_ref())?;
     write_bundle(place, &config)?;
@@ -71,6 +75,7 @@ fn make(here: &Here, args: &RunArgs, interrupt: &mut Interrupt) -> Result<u8, Fa
     timeline.end("bundle");
     let globals = Globals {
         user_network: network,
+        settings: settings(here, args)?,
         ..here.globals(Some(place.log()))
     };
     let bundle = Bundle::open(&place.bundle())?;
@@ -119,6 +124,21 @@ fn make(here: &Here, args: &RunArgs, interrupt: &mut Interrupt) -> Result<u8, Fa
             Err(Failure::of_start(e))
         }
     }
+}
+
+/// The configuration with what the line says of the machine.
+fn settings(here: &Here, args: &RunArgs) -> Result<Arc<Loaded>> {
+    let mut selection = here.settings.selection.clone();
+    if let Some(hypervisor) = &args.hypervisor {
+        selection = selection.and("hypervisor.name", hypervisor);
+    }
+    if let Some(template) = args.template {
+        selection = selection.and("template.enable", (template == Template::On).to_string());
+    }
+    if selection == here.settings.selection {
+        return Ok(Arc::clone(&here.settings));
+    }
+    settings::load(&selection)
 }
 
 /// Who it will be.
@@ -316,6 +336,7 @@ mod tests {
     use std::io::Read;
 
     use clap::Parser;
+    use config::definition::Run;
 
     use super::super::arguments::{Line, Verb};
     use super::*;
@@ -352,12 +373,40 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused_before_anything_is_made() {
-        let chain = network::choose(&args("--network none -p 80:80 i")).unwrap_err().chain();
+        let chain = network::choose(&args("--network none -p 80:80 i"), &Run::default())
+            .unwrap_err()
+            .chain();
         assert!(chain.contains("--publish needs a network"), "{chain}");
-        assert_eq!(network::choose(&args("--net none i")).unwrap(), None);
+        assert_eq!(network::choose(&args("--net none i"), &Run::default()).unwrap(), None);
         check(&args("i")).unwrap();
         assert!(check(&args("--stop-signal NOSUCH i")).is_err());
         assert!(check(&args("--cidfile / i")).is_err());
+    }
+
+    #[test]
+    fn the_line_goes_before_the_configuration() {
+        let top = tempfile::tempdir().unwrap();
+        let file = top.path().join("k.toml");
+        fs::write(&file, "run.network = \"none\"\ntemplate.enable = false\n").unwrap();
+        let selection = config::Selection::default().with(Some(file), None).unwrap();
+        let here = Here {
+            records: super::super::records::Records::at(top.path().join("state")).unwrap(),
+            root: top.path().join("run"),
+            settings: settings::load(&selection).unwrap(),
+        };
+        let run = &here.settings.config.run;
+        assert_eq!(network::choose(&args("i"), run).unwrap(), None);
+        let told = |options: &str| settings(&here, &args(options)).unwrap().config.clone();
+        assert_eq!(
+            (told("i").template.enable, told("i").hypervisor.name.as_str()),
+            (false, "auto")
+        );
+        let config = told("--template on --hypervisor qemu-tcg i");
+        assert_eq!(
+            (config.template.enable, config.hypervisor.name.as_str()),
+            (true, "qemu-tcg")
+        );
+        assert!(!told("--template off i").template.enable);
     }
 
     #[test]
@@ -378,6 +427,7 @@ mod tests {
         let here = Here {
             records: super::super::records::Records::at(top.path().join("state")).unwrap(),
             root: top.path().join("run"),
+            settings: Arc::default(),
         };
         let dir = top.path().join("rootfs");
         fs::create_dir_all(dir.join("etc")).unwrap();

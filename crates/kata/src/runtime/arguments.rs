@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::settings::Choice;
+
 /// The whole line.
 #[derive(Debug, Parser)]
 #[command(
@@ -17,15 +19,17 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     args_override_self = true
 )]
 pub struct Line {
-    /// Directory of the containers' state (on a tmpfs)
-    #[arg(long, value_name = "DIR", default_value = "/run/kata")]
-    pub root: PathBuf,
+    #[command(flatten)]
+    pub choice: Choice,
+    /// Directory of the containers' state, on a tmpfs [default: runtime.root of the configuration, /run/kata]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
     /// File for log lines, in place of standard error
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
-    /// How log lines look
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    pub log_format: String,
+    /// How log lines look: text or json [default: log.format of the configuration, text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
     /// Log what only developers read, too
     #[arg(long)]
     pub debug: bool,
@@ -307,7 +311,12 @@ mod tests {
         };
         assert_eq!(exec.command, ["ls", "-t", "--help"]);
         assert!(exec.tty);
-        assert_eq!(parse("--root /a --root /b list").unwrap().root, PathBuf::from("/b"));
+        assert_eq!(parse("--root /a --root /b list").unwrap().root, Some("/b".into()));
+        let choice = parse("--config /c --profile p list").unwrap().choice;
+        assert_eq!(
+            (choice.config, choice.profile.as_deref()),
+            (Some("/c".into()), Some("p"))
+        );
     }
 
     #[test]

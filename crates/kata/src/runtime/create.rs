@@ -18,6 +18,7 @@ use super::lease::{self, Lease};
 use super::{Globals, delete, exec, hook};
 use crate::berth;
 use crate::link::{Link, TASK};
+use crate::settings;
 use crate::shim::{Carry, Launch, Size, Stdio, Streams};
 
 pub fn create(globals: &Globals, args: &CreateArgs) -> Result<()> {
@@ -75,9 +76,10 @@ impl<'a> Made<'a> {
         watch: &dyn Fn(&Lease) -> Result<()>,
     ) -> Result<Made<'a>> {
         base::id::check(id)?;
-        for key in bundle.overrides()?.unknown {
-            log::warn!("annotation {key} is not known and changes nothing");
+        for line in settings::admit(&globals.settings, bundle)? {
+            log::warn!("{line}");
         }
+        bundle.overrides()?;
         let lease = match lease::take(globals, id, bundle) {
             Err(e) if e.kind() == Kind::Exists => {
                 return Err(Error::new(Kind::Exists, "container with given ID already exists"));

@@ -27,7 +27,7 @@ use oci::Bundle;
 
 use super::{Globals, join};
 use crate::shim::parse_refusal;
-use crate::{berth, cgroup, standby};
+use crate::{berth, cgroup, settings, standby};
 
 /// Where a monitor gives leases, in the sandbox's directory.
 pub const SOCKET: &str = "lease.sock";
@@ -212,6 +212,7 @@ fn spawn(globals: &Globals, id: &str, bundle: &Bundle) -> Result<Lease> {
         command.arg(format!("--user-network={json}"));
     }
     command.args(globals.log.arguments());
+    settings::pass(&globals.settings.selection, &mut command);
     let null = || Stdio::null();
     command.stdin(null()).stdout(null()).stderr(null());
     let mut child = base::inherited::spawn(&mut command, &[theirs.as_fd()]).attempt(what)?;

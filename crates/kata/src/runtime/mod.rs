@@ -25,11 +25,14 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use base::{Context, Error, Kind, Result};
 use clap::Parser;
+use config::Loaded;
 use sandbox::passt::Wish;
 
+use crate::settings::{Choice, WITHOUT};
 use crate::shim::{self, Log};
 use arguments::{Line, Verb};
 
@@ -44,6 +47,8 @@ pub struct Globals {
     pub systemd_cgroup: bool,
     /// The network of containers whose spec asks for one of their own, which nobody fills.
     pub user_network: Option<Wish>,
+    /// The configuration.
+    pub settings: Arc<Loaded>,
 }
 
 /// The definition of the command line.
@@ -51,13 +56,28 @@ pub fn command() -> clap::Command {
     <Line as clap::CommandFactory>::command()
 }
 
-/// `args` without the program's name and the role's word.
-pub fn main(args: &[OsString]) -> ExitCode {
+/// What a program of this name chooses, if it is this one: `kata-runtime`, or with a profile `kata-runtime-NAME`.
+pub fn profile(name: &str) -> Option<Choice> {
+    let profile = match name.strip_prefix("kata-runtime")? {
+        "" => None,
+        rest => Some(rest.strip_prefix('-')?.to_owned()),
+    };
+    Some(Choice { config: None, profile })
+}
+
+/// `args` without the program's name and the role's word; `choice` is what these have chosen.
+pub fn main(choice: Choice, args: &[OsString]) -> ExitCode {
     // What the engine left open is for none of our children.
     shim::sys::keep_descriptors_to_ourselves();
     let words = std::iter::once(OsString::from("kata-runtime")).chain(args.iter().cloned());
     let line = match Line::try_parse_from(words) {
-        Ok(line) => line,
+        Ok(line) => Line {
+            choice: Choice {
+                config: line.choice.config.or(choice.config),
+                profile: line.choice.profile.or(choice.profile),
+            },
+            ..line
+        },
         Err(e) => {
             let _ = e.print();
             return ExitCode::from(u8::from(e.use_stderr()));
@@ -86,24 +106,40 @@ pub fn main(args: &[OsString]) -> ExitCode {
 }
 
 fn globals(line: &Line) -> Result<Globals> {
-    let json = match line.log_format.as_str() {
+    let loaded = line.choice.load();
+    let (settings, wrong) = match loaded {
+        Ok(settings) => (settings, None),
+        // Told once it is known where to.
+        Err(e) => (line.choice.without_files()?, Some(e)),
+    };
+    let config = &settings.config;
+    let format = line.log_format.as_ref().unwrap_or(&config.log.format);
+    let json = match format.as_str() {
         "text" => false,
         "json" => true,
         other => return Err(Error::new(Kind::Invalid, format!("invalid log-format: {other}"))),
     };
-    let root = std::path::absolute(&line.root).attempt(|| format!("root directory {}", line.root.display()))?;
-    let file = line.log.as_ref().map(std::path::absolute).transpose();
+    let root = line.root.as_ref().unwrap_or(&config.runtime.root);
+    let root = std::path::absolute(root).attempt(|| format!("root directory {}", root.display()))?;
+    let file = line.log.as_ref().or(config.log.file.as_ref());
+    let file = file.map(std::path::absolute).transpose();
     let log = Log {
         file: file.attempt(|| "find the log file".into())?,
         json,
-        debug: line.debug,
+        debug: line.debug || config.log.debug,
     };
     log.start("runtime")?;
+    match wrong {
+        None => {}
+        Some(e) if matches!(line.verb, Some(Verb::Create(_) | Verb::Run(_))) => return Err(e),
+        Some(e) => log::warn!("{WITHOUT}: {}", e.chain()),
+    }
     Ok(Globals {
         root,
         log,
-        systemd_cgroup: line.systemd_cgroup,
+        systemd_cgroup: line.systemd_cgroup || config.runtime.systemd_cgroup,
         user_network: None,
+        settings,
     })
 }
 

@@ -154,6 +154,7 @@ mod tests {
             log: crate::shim::Log::default(),
             systemd_cgroup: false,
             user_network: None,
+            settings: std::sync::Arc::default(),
         }
     }
 

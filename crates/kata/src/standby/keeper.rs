@@ -22,9 +22,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::Start;
+use super::Wanted;
 use super::pool::{self, Pool};
 use crate::monitor::plan;
+use crate::settings::Choice;
 use crate::shim::{parse_refusal, refusal};
 
 /// After a machine was taken: its container has started by then.
@@ -40,7 +41,7 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// Keeps `wanted` machines until it is told to end. Whoever started it is told when they all wait for the first time, or why they
 /// never will.
-pub fn keep(pool: &Pool, wanted: &Start, ready: i32) -> Result<()> {
+pub fn keep(pool: &Pool, wanted: &Wanted, ready: i32) -> Result<()> {
     let starter = UnixStream::from(base::inherited::take(ready)?);
     let done = nix::unistd::setsid().attempt(|| "start a session".into());
     let done = done.and_then(|_| {
@@ -84,7 +85,7 @@ type Word = (String, Option<String>);
 
 struct Keeper<'a> {
     pool: &'a Pool,
-    wanted: &'a Start,
+    wanted: &'a Wanted,
     starter: Option<UnixStream>,
     kept: BTreeMap<String, Kept>,
     /// Those that were taken or have failed, by their names, until they have ended.
@@ -96,7 +97,7 @@ struct Keeper<'a> {
 }
 
 impl<'a> Keeper<'a> {
-    fn new(pool: &'a Pool, wanted: &'a Start, starter: Option<UnixStream>) -> Keeper<'a> {
+    fn new(pool: &'a Pool, wanted: &'a Wanted, starter: Option<UnixStream>) -> Keeper<'a> {
         Keeper {
             pool,
             wanted,
@@ -148,7 +149,7 @@ impl<'a> Keeper<'a> {
     /// Starts one more.
     fn make(&mut self) -> Result<()> {
         self.freeze()?;
-        let (_, _, key) = plan::standby(self.wanted.vcpus, self.wanted.memory)?;
+        let key = self.key()?;
         let name = pool::name(&key, self.made);
         self.made += 1;
         let what = || format!("start the monitor of {name}");
@@ -174,6 +175,12 @@ impl<'a> Keeper<'a> {
         };
         self.kept.insert(name, kept);
         Ok(())
+    }
+
+    /// What whoever wants one asks for now: the configuration may have changed.
+    fn key(&self) -> Result<String> {
+        let settings = Choice::default().load()?;
+        plan::standby(&settings, self.wanted.vcpus, self.wanted.memory).map(|(_, _, key)| key)
     }
 
     /// The template that it begins with, unless it is there already.
@@ -255,8 +262,8 @@ impl<'a> Keeper<'a> {
 
     /// Ends those that nobody can ask for any more.
     fn retire(&mut self) {
-        let now = plan::standby(self.wanted.vcpus, self.wanted.memory);
-        let stale = |name: &String| !now.as_ref().is_ok_and(|(_, _, key)| pool::fits(name, key));
+        let now = self.key();
+        let stale = |name: &String| !now.as_ref().is_ok_and(|key| pool::fits(name, key));
         let stale: Vec<String> = self.kept.keys().filter(|name| stale(name)).cloned().collect();
         for name in stale {
             self.leave(&name);

@@ -26,11 +26,13 @@ use std::time::Duration;
 use base::pidfd::Pidfd;
 use base::{Context, Error, Kind, Result};
 use clap::{Args, Parser, Subcommand};
+use config::{Config, Loaded};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::json;
 
 use crate::runtime::print;
-use crate::shim::{self, parse_refusal};
+use crate::settings::{self, Choice};
+use crate::shim::{self, Log, parse_refusal};
 use pool::Pool;
 
 pub use take::take;
@@ -43,7 +45,7 @@ const ENDING: Duration = Duration::from_secs(60);
 #[command(
     name = "kata standby",
     disable_version_flag = true,
-    after_help = "Directory: KATA_STANDBY_DIR (/run/kata-standby). A machine that waits serves a container that wants a machine of its
+    after_help = "Directory: standby.directory of the configuration (/run/kata-standby). A machine that waits serves a container that wants a machine of its
 size and nothing special; any other container starts as without. Each takes some 150 MiB of memory until it is taken."
 )]
 struct Line {
@@ -70,13 +72,13 @@ enum Verb {
 
 #[derive(Debug, Clone, Args)]
 struct Start {
-    /// How many
-    #[arg(long, short = 'n', value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
-    count: u16,
-    /// Virtual CPUs [default: those of a container without limits]
+    /// How many [default: standby.count of the configuration, 1]
+    #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    count: Option<u16>,
+    /// Virtual CPUs [default: standby.vcpus of the configuration, those of a container without limits]
     #[arg(long)]
     vcpus: Option<u32>,
-    /// Memory [default: that of a container without limits]
+    /// Memory [default: standby.memory of the configuration, that of a container without limits]
     #[arg(long, value_name = "MIB")]
     memory: Option<u64>,
 }
@@ -96,7 +98,7 @@ pub fn command() -> clap::Command {
 }
 
 /// `args` without the program's name and the role's word.
-pub fn main(args: &[OsString]) -> ExitCode {
+pub fn main(choice: &Choice, args: &[OsString]) -> ExitCode {
     let name = OsString::from("kata standby");
     let line = match Line::try_parse_from([&name].into_iter().chain(args)) {
         Ok(line) => line,
@@ -106,7 +108,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
             return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
         }
     };
-    match run(line.verb) {
+    match run(choice, line.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("kata standby: {}", e.chain());
@@ -115,21 +117,25 @@ pub fn main(args: &[OsString]) -> ExitCode {
     }
 }
 
-fn run(verb: Verb) -> Result<()> {
+fn run(choice: &Choice, verb: Verb) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::new(Kind::Denied, "must be run as root"));
     }
-    let pool = Pool::open()?;
+    let settings = match verb {
+        Verb::Start(_) | Verb::Keep(_) => choice.load(),
+        Verb::Stop | Verb::Status { .. } => Log::default().start("standby").and_then(|()| choice.load_or_default()),
+    }?;
+    let pool = Pool::of(&settings.config);
     match verb {
-        Verb::Keep(keep) => keeper::keep(&pool, &keep.start, keep.ready_fd),
-        Verb::Start(wanted) => start(&pool, &wanted),
+        Verb::Keep(keep) => keeper::keep(&pool, &keep.start.over(&settings.config), keep.ready_fd),
+        Verb::Start(wanted) => start(&pool, &settings, &wanted.over(&settings.config)),
         Verb::Stop => stop(&pool),
         Verb::Status { json } => status(&pool, json),
     }
 }
 
 /// Starts the keeper, away from the terminal, and waits until its machines wait.
-fn start(pool: &Pool, wanted: &Start) -> Result<()> {
+fn start(pool: &Pool, settings: &Loaded, wanted: &Wanted) -> Result<()> {
     shim::sys::keep_descriptors_to_ourselves();
     let what = || "start the keeper".to_owned();
     let (ours, theirs) = UnixStream::pair().attempt(what)?;
@@ -140,6 +146,7 @@ fn start(pool: &Pool, wanted: &Start) -> Result<()> {
     command.args(["--count", &wanted.count.to_string()]);
     command.args(["--ready-fd", &theirs.as_raw_fd().to_string()]);
     command.args(wanted.size());
+    settings::pass(&settings.selection, &mut command);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.current_dir("/").spawn().attempt(what)?;
     drop(theirs);
@@ -156,7 +163,27 @@ fn start(pool: &Pool, wanted: &Start) -> Result<()> {
     }))
 }
 
+/// What is to be kept.
+#[derive(Debug, Clone)]
+struct Wanted {
+    count: u16,
+    vcpus: Option<u32>,
+    memory: Option<u64>,
+}
+
 impl Start {
+    /// With the configuration where the line says nothing.
+    fn over(&self, config: &Config) -> Wanted {
+        let count = u16::try_from(config.standby.count).unwrap_or(u16::MAX);
+        Wanted {
+            count: self.count.unwrap_or(count),
+            vcpus: self.vcpus.or(config.standby.vcpus),
+            memory: self.memory.or(config.standby.memory.map(u64::from)),
+        }
+    }
+}
+
+impl Wanted {
     /// As arguments.
     fn size(&self) -> Vec<String> {
         let words = [

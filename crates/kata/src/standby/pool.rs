@@ -17,6 +17,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use base::{Context, Error, Kind, Result};
+use config::Config;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -50,12 +51,11 @@ pub struct About {
 }
 
 impl Pool {
-    /// The pool of this host: `$KATA_STANDBY_DIR`, or `/run/kata-standby`. It need not exist.
-    pub fn open() -> Result<Pool> {
-        let dir = std::env::var_os("KATA_STANDBY_DIR").filter(|dir| !dir.is_empty());
-        let dir = dir.map_or_else(|| "/run/kata-standby".into(), PathBuf::from);
-        let dir = std::path::absolute(&dir).attempt(|| format!("standby directory {}", dir.display()))?;
-        Ok(Pool { dir })
+    /// That of a configuration. It need not exist.
+    pub fn of(config: &Config) -> Pool {
+        Pool {
+            dir: config.standby.directory.clone(),
+        }
     }
 
     pub fn dir(&self) -> &Path {

@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use base::{Context, Error, Kind, Result};
+use config::Selection;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use sandbox::passt::Wish;
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,8 @@ pub struct Words {
     pub oom_score: String,
     /// A user-mode network, in the caller's network namespace.
     pub user_network: Option<Wish>,
+    /// Which configuration the caller has.
+    pub selection: Selection,
 }
 
 impl Words {
@@ -144,6 +147,7 @@ mod tests {
                 ports: Vec::new(),
                 host_loopback: true,
             }),
+            selection: Selection::default().and("machine.vcpus", "2"),
         };
         let (one, other) = UnixStream::pair().unwrap();
         let (lease, end) = UnixStream::pair().unwrap();

@@ -29,7 +29,10 @@ pub struct Taken {
 
 /// One for the sandbox `id` that `bundle` begins. `None` when there is none that fits.
 pub fn take(globals: &Globals, id: &str, bundle: &Bundle) -> Option<Taken> {
-    let pool = Pool::open().ok().filter(Pool::exists)?;
+    let pool = Pool::of(&globals.settings.config);
+    if !pool.exists() {
+        return None;
+    }
     match try_all(&pool, globals, id, bundle) {
         Ok(taken) => taken,
         Err(e) => {
@@ -45,7 +48,7 @@ fn try_all(pool: &Pool, globals: &Globals, id: &str, bundle: &Bundle) -> Result<
     if names.is_empty() || globals.root.join(id).exists() || net::Place::of(bundle.spec()).is_err() {
         return Ok(None);
     }
-    let Some(key) = plan::key_of(bundle)? else {
+    let Some(key) = plan::key_of(&globals.settings, bundle)? else {
         return Ok(None);
     };
     for name in names.iter().filter(|name| pool::fits(name, &key)) {
@@ -78,6 +81,7 @@ fn try_one(pool: &Pool, name: &str, globals: &Globals, id: &str, bundle: &Bundle
             groups: read("/proc/self/cgroup")?,
             oom_score: read("/proc/self/oom_score_adj")?,
             user_network: globals.user_network.clone(),
+            selection: globals.settings.selection.clone(),
         },
         lease: theirs.into(),
         mounts: handle("/proc/self/ns/mnt")?,

@@ -337,6 +337,7 @@ mod tests {
                 end: NicEnd::Tap(Arc::new(std::fs::File::open("/dev/null").unwrap().into())),
             }],
             binary: None,
+            patience: std::time::Duration::from_secs(30),
         }
     }
 

@@ -202,7 +202,7 @@ mod tests {
         ours.set_nonblocking(true).unwrap();
         let refused = refused.to_owned();
         let played = thread::spawn(move || server(theirs, &refused));
-        let mut qmp = Qmp::greet(UnixStream::from_std(ours).unwrap()).await.unwrap();
+        let mut qmp = Qmp::greet(UnixStream::from_std(ours).unwrap(), RELEASE).await.unwrap();
         act(&mut Cards::default(), &mut qmp).await;
         drop(qmp);
         played.join().unwrap()

@@ -148,6 +148,7 @@ struct Started {
     hybrid: PathBuf,
     layout: Layout,
     memory: File,
+    patience: Duration,
 }
 
 /// A machine that obeys.
@@ -255,13 +256,14 @@ impl Started {
             hybrid: dir.join(&spec.vsock.hybrid),
             layout: Layout::of(spec),
             memory,
+            patience: spec.patience,
         })
     }
 
     /// Waits until QEMU takes commands. Errors carry its last words.
     async fn obey(self) -> Result<Running> {
         let binary = self.binary;
-        match Qmp::greet(self.qmp).await {
+        match Qmp::greet(self.qmp, self.patience).await {
             Ok(qmp) => Ok(Running {
                 process: self.process,
                 backend: self.backend,

@@ -17,8 +17,6 @@ use tokio::time::timeout;
 
 /// Longest line that is read, in bytes; QEMU's own answers to our commands have some hundred.
 pub const LINE_MAX: usize = 64 * 1024;
-/// How long an answer may take, on a host that is busy emulating.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One line from QEMU.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,17 +71,20 @@ pub struct Qmp {
     stream: UnixStream,
     received: Vec<u8>,
     next_id: u64,
+    /// How long an answer may take, on a host that is busy emulating.
+    patience: Duration,
 }
 
 impl Qmp {
     /// Waits for the greeting and leaves the negotiation. Errors: `Gone` when QEMU ends before, `Timeout`, `Guest`.
-    pub async fn greet(stream: UnixStream) -> Result<Qmp> {
+    pub async fn greet(stream: UnixStream, patience: Duration) -> Result<Qmp> {
         let mut qmp = Qmp {
             stream,
             received: Vec::new(),
             next_id: 1,
+            patience,
         };
-        let greeting = timeout(PATIENCE, qmp.message()).await;
+        let greeting = timeout(patience, qmp.message()).await;
         match greeting.context(Kind::Timeout, || "wait for QEMU's greeting".into())?? {
             Message::Greeting => {}
             other => return Err(Error::new(Kind::Guest, format!("QEMU greets with {other:?}"))),
@@ -95,7 +96,7 @@ impl Qmp {
     /// Gives a command and waits for its answer. Errors: `State` with QEMU's words when it refuses, `Gone`, `Timeout`,
     /// `Guest`.
     pub async fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
-        let answer = timeout(PATIENCE, self.exchange(command, arguments)).await;
+        let answer = timeout(self.patience, self.exchange(command, arguments)).await;
         answer
             .context(Kind::Timeout, || format!("wait for QEMU's answer to {command}"))?
             .attempt(|| format!("QEMU command {command}"))
@@ -215,7 +216,7 @@ mod tests {
         let stop = "{\"event\": \"STOP\"}\n{\"return\": {}, \"id\": 1}\n{\"return\": {\"a\": 1}, \"id\": 2}\n";
         let refusal = "{\"id\": 3, \"error\": {\"class\": \"GenericError\", \"desc\": \"not now\"}}\n";
         let client = async {
-            let mut qmp = Qmp::greet(ours).await.unwrap();
+            let mut qmp = Qmp::greet(ours, Duration::from_secs(30)).await.unwrap();
             assert_eq!(qmp.execute("stop", json!({})).await.unwrap(), json!({ "a": 1 }));
             let refused = qmp.execute("cont", json!({})).await.unwrap_err();
             assert_eq!(refused.kind(), Kind::State);
@@ -233,7 +234,7 @@ mod tests {
             let mut theirs = theirs;
             while theirs.write_all(&[b'x'; 4096]).await.is_ok() {}
         };
-        let client = async { Qmp::greet(ours).await.unwrap_err() };
+        let client = async { Qmp::greet(ours, Duration::from_secs(30)).await.unwrap_err() };
         let (_, error) = tokio::join!(flood, client);
         assert_eq!(error.kind(), Kind::Guest);
     }

@@ -51,6 +51,7 @@ impl Scene {
             },
             nics: Vec::new(),
             binary: Some(at("qemu")),
+            patience: Duration::from_secs(30),
         }
     }
 

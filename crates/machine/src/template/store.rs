@@ -42,13 +42,12 @@ pub struct Built {
 }
 
 impl Store {
-    /// The store of this host: `$KATA_TEMPLATE_DIR`, or `/var/lib/kata/templates`. It need not exist.
-    pub fn open() -> Store {
-        let dir = std::env::var_os("KATA_TEMPLATE_DIR").filter(|dir| !dir.is_empty());
-        Store::at(dir.map_or_else(|| "/var/lib/kata/templates".into(), PathBuf::from))
+    /// That which has `template`.
+    pub fn of(template: &Template) -> Store {
+        Store::at(template.dir.parent().unwrap_or(&template.dir))
     }
 
-    /// A store elsewhere.
+    /// The store in a directory, which need not exist.
     pub fn at(dir: impl Into<PathBuf>) -> Store {
         Store { dir: dir.into() }
     }

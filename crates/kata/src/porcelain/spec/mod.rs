@@ -12,12 +12,9 @@ use std::path::{Path, PathBuf};
 use base::{Error, Kind, Result};
 use serde_json::{Map, Value, json};
 
-use super::arguments::{RunArgs, Template};
+use super::arguments::RunArgs;
 use super::user::Identity;
 pub use capabilities::all as all_capabilities;
-
-const HYPERVISOR: &str = "io.katacontainers.config.runtime.hypervisor_name";
-const TEMPLATE: &str = "io.katacontainers.config.hypervisor.enable_template";
 
 const MASKED: &str = "/proc/acpi /proc/asound /proc/interrupts /proc/kcore /proc/keys /proc/latency_stats /proc/sched_debug \
     /proc/scsi /proc/timer_list /proc/timer_stats /sys/devices/virtual/powercap /sys/firmware";
@@ -85,12 +82,6 @@ fn annotations(args: &RunArgs) -> Result<Value> {
             .ok_or_else(|| Error::new(Kind::Invalid, format!("annotation {text:?} is not KEY=VALUE")))?;
         all.insert(key.to_owned(), value.into());
     }
-    if let Some(hypervisor) = &args.hypervisor {
-        all.insert(HYPERVISOR.to_owned(), hypervisor.as_str().into());
-    }
-    if args.template == Template::Off {
-        all.insert(TEMPLATE.to_owned(), "false".into());
-    }
     Ok(all.into())
 }
 
@@ -128,15 +119,12 @@ mod tests {
 
     #[test]
     fn it_is_a_spec_that_a_bundle_takes() {
-        let options = "-t --memory 100m --cpus 0.5 --pids-limit 9 --ulimit core=0 --annotation a=b=c --hypervisor qemu --template off --read-only";
+        let options = "-t --memory 100m --cpus 0.5 --pids-limit 9 --ulimit core=0 --annotation a=b=c --read-only";
         let spec = made(options, 1000).unwrap();
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("rootfs")).unwrap();
         let bundle = oci::Bundle::parse(dir.path().to_owned(), spec.to_string().into_bytes()).unwrap();
         assert!(bundle.terminal());
-        let overrides = bundle.overrides().unwrap();
-        assert_eq!(overrides.hypervisor.as_deref(), Some("qemu"));
-        assert_eq!(overrides.template, Some(false));
         assert_eq!(bundle.annotations().unwrap()["a"], "b=c");
         let resources = bundle.resources().unwrap();
         assert_eq!(resources.memory().unwrap().limit(), Some(104_857_600));
