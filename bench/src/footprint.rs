@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use vm_tests::World;
+use vm_tests::{World, process};
 
 use crate::start;
 
@@ -53,29 +53,26 @@ impl Footprint {
 
 /// All processes of `world` that belong to sandboxes.
 pub fn of(world: &World) -> Vec<Footprint> {
-    let entries = fs::read_dir("/proc").expect("proc is mounted").flatten();
-    let pids = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let pids = process::all().into_iter();
     pids.filter_map(|pid| {
-        let role = role(world, &pid)?;
+        let role = role(world, pid)?;
         let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).ok()?;
         Some(Footprint {
             role,
             kinds: kinds(&maps),
-            time: time(&pid).unwrap_or(0.0),
-            held: if role == HYPERVISOR { held(&pid, &maps) } else { 0.0 },
+            time: time(pid).unwrap_or(0.0),
+            held: if role == HYPERVISOR { held(pid, &maps) } else { 0.0 },
         })
     })
     .collect()
 }
 
-fn role(world: &World, pid: &str) -> Option<&'static str> {
+fn role(world: &World, pid: i32) -> Option<&'static str> {
     let marker = world.dir().file_name()?.to_string_lossy().into_owned();
-    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let line = String::from_utf8_lossy(&line).replace('\0', " ");
-    let cwd = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
-    if !line.contains(&marker) && !cwd.to_string_lossy().contains(&marker) {
+    if !process::carries(pid, &marker) {
         return None;
     }
+    let line = process::line(pid);
     ROLES
         .iter()
         .find(|(word, _)| line.contains(word))
@@ -83,7 +80,7 @@ fn role(world: &World, pid: &str) -> Option<&'static str> {
 }
 
 /// Fields 14 and 15 of `/proc/<pid>/stat`, in ticks of 10 ms; the second, the name in parentheses, may hold anything.
-fn time(pid: &str) -> Option<f64> {
+fn time(pid: i32) -> Option<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let ticks = fields.skip(11).take(2).map(str::parse::<f64>);
@@ -106,7 +103,7 @@ fn kinds(maps: &str) -> Kinds {
 }
 
 /// MiB of the files behind the mappings of guest memory, each file once.
-fn held(pid: &str, maps: &str) -> f64 {
+fn held(pid: i32, maps: &str) -> f64 {
     let ranges = maps.lines().filter(|line| kind_of(line) == Some(GUEST));
     let ranges = ranges.filter_map(|line| line.split_whitespace().next());
     let files = ranges.filter_map(|range| fs::metadata(format!("/proc/{pid}/map_files/{range}")).ok());
@@ -165,7 +162,7 @@ mod tests {
             "{one:?}"
         );
         assert_eq!(one.kinds.len(), 5);
-        assert!(time("self").is_some());
+        assert!(time(std::process::id().cast_signed()).is_some());
         assert!((one.kinds["translated code"] - 1.0).abs() < 1e-9);
     }
 }

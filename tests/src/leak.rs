@@ -7,31 +7,24 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::{Runtime, World};
+use crate::{Runtime, World, process};
 
 /// How long a process that was killed may take to be gone.
 const GRACE: Duration = Duration::from_secs(20);
 
 fn processes(marker: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").expect("proc is mounted").flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        if pid == std::process::id() {
-            continue;
-        }
-        let dir = entry.path();
-        let line = fs::read(dir.join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        let cwd = fs::read_link(dir.join("cwd"))
-            .map(|cwd| cwd.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        if line.contains(marker) || cwd.contains(marker) {
-            found.push(format!("process {pid} (cwd {cwd}): {line}"));
-        }
-    }
+    let own = std::process::id().cast_signed();
+    let pids = process::all().into_iter();
+    let found = pids.filter(|pid| *pid != own && process::carries(*pid, marker));
     found
+        .map(|pid| {
+            format!(
+                "process {pid} (cwd {}): {}",
+                process::cwd(pid).display(),
+                process::line(pid)
+            )
+        })
+        .collect()
 }
 
 fn mounts(marker: &str) -> Vec<String> {

@@ -12,6 +12,7 @@ pub mod docker;
 pub mod engine;
 pub mod leak;
 pub mod podman;
+pub mod process;
 pub mod software;
 pub mod systemd;
 pub mod terminal;

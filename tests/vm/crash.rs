@@ -11,7 +11,7 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use vm_tests::{Bundle, World, command, ours};
+use vm_tests::{Bundle, World, command, ours, process};
 
 pub fn cases() -> Vec<Trial> {
     let mut cases = Vec::new();
@@ -36,25 +36,17 @@ pub fn cases() -> Vec<Trial> {
 /// Pids of the processes of this world's sandbox that play `role`.
 pub fn players(w: &World, role: &str) -> Vec<i32> {
     let marker = w.dir().file_name().expect("has a name").to_string_lossy().into_owned();
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").expect("proc").flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
-        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        let cwd = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
-        let ours = line.contains(&marker) || cwd.to_string_lossy().contains(&marker);
-        let plays = if role == "qemu" {
+    let plays = |pid: &i32| {
+        let line = process::line(*pid);
+        if role == "qemu" {
             line.contains("qemu-system")
         } else {
             line.contains(&format!("kata {role} "))
-        };
-        if ours && plays {
-            found.push(pid);
         }
-    }
-    found
+    };
+    let pids = process::all().into_iter();
+    pids.filter(|pid| process::carries(*pid, &marker) && plays(pid))
+        .collect()
 }
 
 fn strike(w: &World, role: &str) {

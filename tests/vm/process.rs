@@ -4,7 +4,7 @@
 
 use libtest_mimic::Trial;
 use serde_json::json;
-use vm_tests::{World, both, ours};
+use vm_tests::{Runtime, World, both, command, ours};
 
 pub fn cases() -> Vec<Trial> {
     vec![
@@ -27,6 +27,7 @@ pub fn cases() -> Vec<Trial> {
         }),
         both("process::start_container_hook", start_container_hook),
         both("process::host_hooks", host_hooks),
+        both("process::a_command_line_on_the_host", command_line),
         ours("process::a_host_namespace_is_refused", |w| {
             let mut bundle = w.bundle("c", "true");
             bundle.set(
@@ -223,4 +224,45 @@ fn host_hooks(w: &World) {
         (&state["id"], &state["bundle"]),
         (&json!(w.id("c")), &json!(bundle.path))
     );
+}
+
+/// Who lists the host's processes sees what the container's run.
+fn command_line(w: &World) {
+    let shown = |pid: i32| {
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.trim_end_matches('\0').replace('\0', "|")
+    };
+    let bundle = w.bundle("c", "sleep 1000 & wait");
+    let pid = w.create("c", &bundle);
+    w.oci(&["start", &w.id("c")]).exits(0);
+    command::until("the init is shown", || shown(pid) == "sh|-c|sleep 1000 & wait");
+    let exec = |name: &str, words: &[&str]| {
+        let file = w.dir().join(name);
+        let path = file.display().to_string();
+        let id = w.id("c");
+        let exec = ["exec", "--detach", "--pid-file", &path, &id];
+        w.oci(&[&exec[..], words].concat()).exits(0);
+        let text = std::fs::read_to_string(&file).expect("exec wrote the pid file");
+        text.parse::<i32>().expect("a pid")
+    };
+    let joined = exec("short", &["sleep", "1001"]);
+    command::until("a process that joined is shown", || shown(joined) == "sleep|1001");
+    // One that an argument of ours would look like.
+    let odd = exec("odd", &["sh", "-c", "sleep 1002; echo $0 $1", "monitor", "--id=x"]);
+    command::until("one with odd words is shown", || {
+        shown(odd) == "sh|-c|sleep 1002; echo $0 $1|monitor|--id=x"
+    });
+    let script = format!("sleep 1003; : {}", "x".repeat(20_000));
+    let long = exec("long", &["sh", "-c", &script]);
+    command::until("a long one is shown", || {
+        shown(long).starts_with("sh|-c|sleep 1003; : x")
+    });
+    if w.runtime == Runtime::Ours {
+        assert!(shown(long).len() <= 4096 && shown(long).ends_with("x…"));
+        for pid in [pid, joined, odd, long] {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+            assert_eq!(name.expect("it lives"), "kata-shim\n", "ours are told by their name");
+        }
+    }
+    w.oci(&["delete", "--force", &w.id("c")]).exits(0);
 }

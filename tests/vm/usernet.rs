@@ -5,7 +5,6 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use crate::porcelain::layout_of;
 use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use vm_tests::{Outcome, Verdict, World, command, ours};
+use vm_tests::{Outcome, Verdict, World, command, ours, process};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -279,15 +278,12 @@ fn refusals(w: &World) {
 
 /// The processes of this machine with this word in their command line.
 fn processes(program: &str, word: &str) -> Vec<i32> {
-    let pids = fs::read_dir("/proc").expect("proc is mounted").flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let matches = |pid: &i32| {
-        let line = fs::read(Path::new("/proc").join(pid.to_string()).join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let line = process::line(*pid);
         let first = line.split(' ').next().unwrap_or_default();
         first.ends_with(program) && line.contains(word)
     };
-    pids.filter(matches).collect()
+    process::all().into_iter().filter(matches).collect()
 }
 
 fn one(program: &str, word: &str) -> i32 {

@@ -1,7 +1,8 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
 //! One host binary. Its role is its name (`kata-runtime`) or its first word; each role is one folder here, and a process
-//! that needs another role re-executes itself.
+//! that needs another role re-executes itself. A shim's words are those of the process that it stands for: it is told from the others
+//! by its environment.
 
 mod berth;
 mod cgroup;
@@ -26,6 +27,9 @@ use std::process::ExitCode;
 use settings::Choice;
 
 fn main() -> ExitCode {
+    if let Some(code) = shim::main() {
+        return code;
+    }
     let mut args = std::env::args_os();
     let name = args.next().unwrap_or_default();
     let args: Vec<OsString> = args.collect();
@@ -47,7 +51,6 @@ fn main() -> ExitCode {
         "containerd-shim" => containerd::main(containerd::TYPE, rest),
         "monitor" => monitor::main(rest),
         "device" => device::main(rest),
-        "shim" => shim::main(rest),
         "guest" => guest::main(&choice, rest),
         "standby" => standby::main(&choice, rest),
         "doctor" => doctor::main(&choice, rest),

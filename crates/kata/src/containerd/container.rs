@@ -28,6 +28,8 @@ pub struct Exit {
 #[derive(Debug)]
 pub struct Process {
     pub places: Places,
+    /// What it runs; empty for an init, whose bundle says it.
+    pub command: Vec<String>,
     /// Of the shim that stands for it; 0 before that is started.
     pub pid: u32,
     pub started: bool,
@@ -42,6 +44,7 @@ impl Process {
     pub fn new(places: Places) -> Process {
         Process {
             places,
+            command: Vec::new(),
             pid: 0,
             started: false,
             input: None,

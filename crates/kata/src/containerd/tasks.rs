@@ -199,12 +199,17 @@ impl Tasks {
         let (tasks, name) = (Arc::clone(self), id.clone());
         apart(move || exec::check(&Record::find(&tasks.globals.root, &name)?, false)).await?;
         let monitor = self.monitor(&id)?;
+        // The monitor says what is wrong with one that cannot be read.
+        let command =
+            serde_json::from_slice(&request.spec.value).map_or_else(|_| Vec::new(), |spec| exec::command(&spec));
         let streams = Streams([&places.stdin, &places.stdout, &places.stderr].map(|place| !place.is_empty()));
         [request.stdin, request.stdout, request.stderr] = exec::places(streams, request.terminal).map(str::to_owned);
         told(&id, monitor.task.exec(patient(), &request).await)?;
         let mut containers = self.containers();
         let container = containers.find(&id)?;
-        container.processes.insert(exec_id.clone(), Process::new(places));
+        let mut process = Process::new(places);
+        process.command = command;
+        container.processes.insert(exec_id.clone(), process);
         drop(containers);
         let event = TaskExecAdded {
             container_id: id,
@@ -237,16 +242,16 @@ impl Tasks {
             self.publisher.publish(topics::TASK_START_EVENT_TOPIC, &event);
             return Ok(pid);
         }
-        let places = {
+        let (places, command) = {
             let mut containers = self.containers();
             let process = containers.process(id, exec_id)?;
             if process.pid != 0 {
                 return Err(Error::new(Kind::State, format!("process {exec_id} was started before")));
             }
-            process.places.clone()
+            (process.places.clone(), process.command.clone())
         };
         let (tasks, name, exec) = (Arc::clone(self), id.to_owned(), exec_id.to_owned());
-        let begun = apart(move || tasks.join(&name, &exec, &places)).await;
+        let begun = apart(move || tasks.join(&name, &exec, &places, command)).await;
         let begun = begun.attempt(|| "OCI runtime exec failed: exec failed".into())?;
         let pid = begun.shim.pid().cast_unsigned();
         {
@@ -267,13 +272,14 @@ impl Tasks {
     }
 
     /// Waits until the process runs.
-    fn join(&self, id: &str, exec_id: &str, places: &Places) -> Result<Begun> {
+    fn join(&self, id: &str, exec_id: &str, places: &Places, command: Vec<String>) -> Result<Begun> {
         let container = Record::find(&self.globals.root, id)?;
         let mut opened = places.open(&self.namespace, id)?;
         let launch = Launch {
             dir: container.dir().to_owned(),
             id: id.to_owned(),
             exec_id: exec_id.to_owned(),
+            command,
             terminal: places.terminal,
             console: None,
             size: None,

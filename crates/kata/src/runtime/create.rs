@@ -125,6 +125,7 @@ impl<'a> Made<'a> {
             dir: self.dir.clone(),
             id: self.id.clone(),
             exec_id: String::new(),
+            command: self.bundle.process().map(exec::command).unwrap_or_default(),
             terminal: self.bundle.terminal(),
             console,
             size: self.bundle.process().and_then(console_size),

@@ -70,6 +70,11 @@ pub fn own(container: &Container) -> Result<Process> {
     own.ok_or_else(|| Error::new(Kind::Invalid, "the container has no process"))
 }
 
+/// What a process runs.
+pub fn command(process: &Process) -> Vec<String> {
+    process.args().clone().unwrap_or_default()
+}
+
 /// Starts the process, which lives on with its shim; that has our standard streams, a console's, or those given.
 pub fn detach(
     globals: &Globals,
@@ -83,6 +88,7 @@ pub fn detach(
         dir: container.dir().to_owned(),
         id: container.id().to_owned(),
         exec_id: register(container, process)?,
+        command: command(process),
         terminal: process.terminal().unwrap_or(false),
         console,
         size: create::console_size(process),

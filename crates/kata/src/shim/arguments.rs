@@ -1,8 +1,9 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
-//! The command line of `kata shim`, written and read by us alone.
+//! What `kata shim` is started with, written and read by us alone. It goes by variables of the environment: the command line is that
+//! of the process which the shim stands for.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::PathBuf;
 
@@ -12,7 +13,10 @@ use super::launch::Log;
 use super::stream::Streams;
 use super::terminal::Size;
 
-/// What the shim is started with.
+/// Of the names of all variables.
+const PREFIX: &str = "KATA_SHIM_";
+
+/// See the module.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Arguments {
     pub dir: PathBuf,
@@ -34,78 +38,88 @@ fn invalid(what: String) -> Error {
 }
 
 impl Arguments {
-    /// Each member that has a value as `--name=value`.
-    pub fn write(&self) -> Vec<OsString> {
-        let mut words = Vec::new();
-        let mut put = |name: &str, value: &dyn AsRef<std::ffi::OsStr>| {
-            let mut word = OsString::from(format!("--{name}="));
-            word.push(value);
-            words.push(word);
+    /// Each member that has a value as a variable and its value.
+    pub fn write(&self) -> Vec<(String, OsString)> {
+        let mut variables = Vec::new();
+        let mut put = |name: &str, value: &dyn AsRef<OsStr>| {
+            variables.push((format!("{PREFIX}{name}"), value.as_ref().to_owned()));
         };
-        put("dir", &self.dir);
-        put("id", &self.id);
+        put("DIR", &self.dir);
+        put("ID", &self.id);
         if !self.exec_id.is_empty() {
-            put("exec-id", &self.exec_id);
+            put("EXEC_ID", &self.exec_id);
         }
         if self.terminal {
-            put("terminal", &"true");
+            put("TERMINAL", &"true");
         }
         if let Some(console) = &self.console {
-            put("console-socket", console);
+            put("CONSOLE_SOCKET", console);
         }
         if let Some(record) = &self.record {
-            put("record", record);
+            put("RECORD", record);
         }
         if let Some(size) = self.size {
-            put("size", &format!("{}x{}", size.rows, size.columns));
+            put("SIZE", &format!("{}x{}", size.rows, size.columns));
         }
         if self.streams != Streams::ALL {
-            put("streams", &self.streams.to_string());
+            put("STREAMS", &self.streams.to_string());
         }
-        put("ready-fd", &self.ready.to_string());
-        words.extend(self.log.arguments());
-        words
+        put("READY_FD", &self.ready.to_string());
+        if let Some(file) = &self.log.file {
+            put("LOG", file);
+        }
+        if self.log.json {
+            put("LOG_FORMAT", &"json");
+        }
+        if self.log.debug {
+            put("DEBUG", &"true");
+        }
+        variables
     }
 
-    /// Reads what [`Arguments::write`] wrote. Errors: `Invalid`, naming the word.
-    pub fn parse(args: &[OsString]) -> Result<Arguments> {
-        use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    /// Reads what [`Arguments::write`] wrote; none when there is nothing of it. Errors: `Invalid`, naming the variable.
+    pub fn parse(environment: impl Iterator<Item = (OsString, OsString)>) -> Result<Option<Arguments>> {
+        let ours = environment.filter_map(|(name, value)| {
+            let name = name.to_str()?.strip_prefix(PREFIX)?;
+            Some((name.to_owned(), value))
+        });
+        let ours: Vec<_> = ours.collect();
+        if ours.is_empty() {
+            return Ok(None);
+        }
         let mut arguments = Arguments {
             ready: -1,
             ..Arguments::default()
         };
-        for word in args {
-            let bytes = word.as_bytes();
-            let at = bytes.iter().position(|byte| *byte == b'=');
-            let at = at.ok_or_else(|| invalid(format!("argument {word:?} is not --name=value")))?;
-            let path = || PathBuf::from(OsString::from_vec(bytes[at + 1..].to_vec()));
-            let text = || String::from_utf8_lossy(&bytes[at + 1..]).into_owned();
-            match &bytes[..at] {
-                b"--dir" => arguments.dir = path(),
-                b"--id" => arguments.id = text(),
-                b"--exec-id" => arguments.exec_id = text(),
-                b"--terminal" => arguments.terminal = true,
-                b"--console-socket" => arguments.console = Some(path()),
-                b"--record" => arguments.record = Some(path()),
-                b"--streams" => arguments.streams = Streams::parse(&text())?,
-                b"--size" => arguments.size = Some(size(&text())?),
-                b"--ready-fd" => arguments.ready = text().parse().attempt(|| format!("read argument {word:?}"))?,
-                b"--log" => arguments.log.file = Some(path()),
-                b"--log-format" => arguments.log.json = text() == "json",
-                b"--debug" => arguments.log.debug = true,
-                _ => return Err(invalid(format!("unknown argument {word:?}"))),
+        for (name, value) in ours {
+            let path = || PathBuf::from(&value);
+            let text = || value.to_string_lossy().into_owned();
+            match name.as_str() {
+                "DIR" => arguments.dir = path(),
+                "ID" => arguments.id = text(),
+                "EXEC_ID" => arguments.exec_id = text(),
+                "TERMINAL" => arguments.terminal = true,
+                "CONSOLE_SOCKET" => arguments.console = Some(path()),
+                "RECORD" => arguments.record = Some(path()),
+                "STREAMS" => arguments.streams = Streams::parse(&text())?,
+                "SIZE" => arguments.size = Some(size(&text())?),
+                "READY_FD" => arguments.ready = text().parse().attempt(|| format!("read {PREFIX}{name}={value:?}"))?,
+                "LOG" => arguments.log.file = Some(path()),
+                "LOG_FORMAT" => arguments.log.json = text() == "json",
+                "DEBUG" => arguments.log.debug = true,
+                _ => return Err(invalid(format!("unknown variable {PREFIX}{name}"))),
             }
         }
         if arguments.dir.as_os_str().is_empty() || arguments.id.is_empty() {
-            return Err(invalid("--dir and --id are needed".into()));
+            return Err(invalid(format!("{PREFIX}DIR and {PREFIX}ID are needed")));
         }
-        Ok(arguments)
+        Ok(Some(arguments))
     }
 
     /// Takes over the descriptor that the launcher waits on.
     pub fn ready(&self) -> Result<File> {
         if self.ready < 3 {
-            return Err(invalid("--ready-fd is needed".into()));
+            return Err(invalid(format!("{PREFIX}READY_FD is needed")));
         }
         let fd = base::inherited::take(self.ready)?;
         Ok(File::from(fd))
@@ -141,16 +155,29 @@ mod tests {
                 debug: true,
             },
         };
-        assert_eq!(Arguments::parse(&full.write()).unwrap(), full);
+        let beside = [("HOME", "/root"), ("KATA_GUEST_DIR", "/g")];
+        let read = |variables: Vec<(String, OsString)>| {
+            let beside = beside.map(|(name, value)| (name.into(), value.into()));
+            let variables = variables.into_iter().map(|(name, value)| (name.into(), value));
+            Arguments::parse(variables.chain(beside))
+        };
+        assert_eq!(read(full.write()).unwrap(), Some(full));
         let least = Arguments {
             dir: "/d".into(),
             id: "c".into(),
             ready: 3,
             ..Arguments::default()
         };
-        assert_eq!(Arguments::parse(&least.write()).unwrap(), least);
-        for bad in ["--dir", "--nonsense=1", "--size=3", "--streams=3", "--id=x"] {
-            assert!(Arguments::parse(&[bad.into()]).is_err(), "{bad}");
+        assert_eq!(read(least.write()).unwrap(), Some(least));
+        assert_eq!(read(Vec::new()).unwrap(), None);
+        for (name, value) in [
+            ("NONSENSE", "1"),
+            ("SIZE", "3"),
+            ("STREAMS", "3"),
+            ("ID", "x"),
+            ("READY_FD", "y"),
+        ] {
+            assert!(read(vec![(format!("{PREFIX}{name}"), value.into())]).is_err(), "{name}");
         }
     }
 }

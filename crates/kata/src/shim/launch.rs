@@ -14,6 +14,7 @@ use log::LevelFilter;
 use nix::fcntl::OFlag;
 
 use super::arguments::Arguments;
+use super::guise;
 use super::stream::Streams;
 use super::terminal::Size;
 
@@ -75,6 +76,8 @@ pub struct Launch {
     pub id: String,
     /// Process in it, which the shim starts; empty for the container's init.
     pub exec_id: String,
+    /// What that process runs.
+    pub command: Vec<String>,
     /// The process has a terminal.
     pub terminal: bool,
     /// An engine wants the terminal over this socket.
@@ -146,7 +149,10 @@ impl Launch {
             log,
         };
         let mut command = Command::new("/proc/self/exe");
-        command.arg0("kata").arg("shim").args(arguments.write());
+        // Lists of processes show the one that it stands for.
+        let mut shown = guise::words(&self.command).into_iter();
+        command.arg0(shown.next().unwrap_or_default()).args(shown);
+        command.envs(arguments.write());
         if let Some(stdio) = self.stdio {
             let [input, output, error] = stdio.map(|stream| stream.map_or_else(Stdio::null, Stdio::from));
             command.stdin(input).stdout(output).stderr(error).process_group(0);

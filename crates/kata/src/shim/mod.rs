@@ -6,6 +6,7 @@
 mod arguments;
 mod carry;
 mod flow;
+mod guise;
 mod launch;
 mod procfs;
 mod signals;
@@ -14,7 +15,6 @@ pub mod sys;
 mod terminal;
 mod view;
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -31,15 +31,21 @@ pub use launch::{Launch, Log, parse_refusal, refusal};
 pub use stream::Streams;
 pub use terminal::Size;
 
-/// `args` without the program's name and the role's word; made by [`Launch`].
-pub fn main(args: &[OsString]) -> ExitCode {
-    let started = Arguments::parse(args).and_then(|arguments| {
-        let ready = arguments.ready()?;
-        arguments.log.start("shim")?;
-        Ok((arguments, ready))
-    });
-    let (arguments, ready) = match started {
-        Ok(started) => started,
+/// If this process is one that [`Launch`] has started: its environment says so. Its command line says what it stands for.
+pub fn main() -> Option<ExitCode> {
+    let arguments = match Arguments::parse(std::env::vars_os()) {
+        Ok(arguments) => arguments?,
+        Err(e) => return Some(refused(&e)),
+    };
+    Some(stand(arguments))
+}
+
+fn stand(arguments: Arguments) -> ExitCode {
+    let started = guise::take()
+        .and_then(|()| arguments.ready())
+        .and_then(|ready| arguments.log.start("shim").map(|()| ready));
+    let ready = match started {
+        Ok(ready) => ready,
         Err(e) => return refused(&e),
     };
     let mut ready = Some(ready);
