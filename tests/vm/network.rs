@@ -19,7 +19,10 @@ pub fn cases() -> Vec<Trial> {
         both("network::is_talked_to", is_talked_to),
         both("network::large_transfers", large_transfers),
         both("network::none", none),
-        both("network::plugged_between_create_and_start", plugged_between),
+        both("network::plugged_between_create_and_start", |w| {
+            plugged_between(w, hooked)
+        }),
+        both("network::plugged_where_names_are_told", |w| plugged_between(w, named)),
         both("network::plugged_and_pulled_while_running", plugged_while_running),
         ours("network::name_server_on_loopback", name_server_on_loopback),
         ours("network::host_is_refused", host_is_refused),
@@ -148,11 +151,26 @@ fn none(w: &World) {
     assert!(!text.contains("eth") && !text.contains("scope global"), "{text}");
 }
 
-fn plugged_between(w: &World) {
+/// As dockerd does it before 28: its hook is told the pid.
+fn hooked(_: &World, bundle: &mut Bundle) {
+    bundle.set("/hooks", json!({"createRuntime": [{"path": "/bin/true"}]}));
+}
+
+/// As dockerd does it from 28 on: only a file for names tells that there will be a network.
+fn named(w: &World, bundle: &mut Bundle) {
+    let file = w.dir().join("resolv.conf");
+    fs::write(&file, "nameserver 192.0.2.1\n").expect("write");
+    let mount =
+        json!({"destination": "/etc/resolv.conf", "type": "bind", "source": file, "options": ["rbind", "rprivate"]});
+    let mounts = bundle.spec["mounts"].as_array_mut().expect("mounts");
+    mounts.push(mount);
+    bundle.write();
+}
+
+fn plugged_between(w: &World, tells: fn(&World, &mut Bundle)) {
     let mut bundle = w.bundle("c", "ip -o -4 addr show dev eth0; exec busybox httpd -f -p 80 -h /etc");
     place(&mut bundle, json!({"type": "network"}));
-    // As dockerd does it: its hook is told the pid.
-    bundle.set("/hooks", json!({"createRuntime": [{"path": "/bin/true"}]}));
+    tells(w, &mut bundle);
     let pid = w.create("c", &bundle);
     let wire = Wire::into(w, "n", pid);
     wire.plug("eth0", 77);
@@ -170,8 +188,7 @@ fn plugged_between(w: &World) {
 fn plugged_while_running(w: &World) {
     let mut bundle = w.bundle("c", "exec busybox httpd -f -p 80 -h /etc");
     place(&mut bundle, json!({"type": "network"}));
-    // As dockerd does it: its hook is told the pid.
-    bundle.set("/hooks", json!({"createRuntime": [{"path": "/bin/true"}]}));
+    hooked(w, &mut bundle);
     let pid = w.create("c", &bundle);
     w.oci(&["start", &w.id("c")]).exits(0);
     let wire = Wire::into(w, "n", pid);

@@ -34,7 +34,8 @@ const LONGEST: u64 = 4097;
 pub enum Place {
     /// One of its own, without interfaces: nobody brings any.
     Empty,
-    /// One of its own, without interfaces at first: an engine's hooks may add some through the pid of the container.
+    /// One of its own, without interfaces at first: an engine may add some through the pid of the container, by its hooks or between
+    /// create and start.
     Fresh,
     /// The one that the engine has prepared.
     Prepared(PathBuf),
@@ -56,7 +57,7 @@ impl Place {
                 }
                 Ok(Place::Prepared(path.to_owned()))
             }
-            Some(_) if hooked(spec) => Ok(Place::Fresh),
+            Some(_) if hooked(spec) || named(spec) => Ok(Place::Fresh),
             Some(_) => Ok(Place::Empty),
         }
     }
@@ -145,13 +146,20 @@ fn ask(namespace: &File) -> Result<Option<PathBuf>> {
     Ok(Some(PathBuf::from(OsString::from_vec(line))))
 }
 
-/// Programs of the engine run when the container is there: Docker ties its networks so.
+/// Programs of the engine run when the container is there: Docker before 28 ties its networks so.
 fn hooked(spec: &Spec) -> bool {
     spec.hooks().as_ref().is_some_and(|hooks| {
         #[allow(deprecated, reason = "engines still send prestart")]
         let lists = [hooks.prestart(), hooks.create_runtime(), hooks.poststart()];
         lists.into_iter().flatten().any(|list| !list.is_empty())
     })
+}
+
+/// The engine says where names are asked for: there is to be a network. Docker ties it between create and start, from 28 on, which
+/// nothing else in the spec tells of.
+fn named(spec: &Spec) -> bool {
+    let mut mounts = spec.mounts().iter().flatten();
+    mounts.any(|mount| mount.destination() == Path::new("/etc/resolv.conf"))
 }
 
 fn host_network() -> Error {
@@ -201,6 +209,11 @@ mod tests {
         assert_eq!(place(r#"[{"type":"network","path":""}]"#).unwrap(), Place::Empty);
         let json = r#"{"ociVersion":"1.0.2","linux":{"namespaces":[{"type":"network"}]},"hooks":{"prestart":[{"path":"/h"}]}}"#;
         assert_eq!(Place::of(&serde_json::from_str(json).unwrap()).unwrap(), Place::Fresh);
+        let json = r#"{"ociVersion":"1.0.2","linux":{"namespaces":[{"type":"network"}]},"mounts":[{"destination":"/etc/NAME"}]}"#;
+        for (name, expected) in [("resolv.conf", Place::Fresh), ("hosts", Place::Empty)] {
+            let spec = serde_json::from_str(&json.replace("NAME", name)).unwrap();
+            assert_eq!(Place::of(&spec).unwrap(), expected, "{name}");
+        }
         let host = place(r#"[{"type":"pid"}]"#).unwrap_err();
         assert_eq!(host.kind(), Kind::Unsupported);
         assert!(host.chain().starts_with("host network: "), "{}", host.chain());
