@@ -39,11 +39,25 @@ pub fn services(tasks: &Arc<Tasks>) -> HashMap<String, Service> {
 
 struct Wire(Arc<Tasks>);
 
+/// What containerd says of each kind of error. Clients look for these words; those of containerd 2 show what a shim says as it is.
+const WORDS: [(Kind, &str); 6] = [
+    (Kind::NotFound, "not found"),
+    (Kind::Exists, "already exists"),
+    (Kind::Invalid, "invalid argument"),
+    (Kind::State, "failed precondition"),
+    (Kind::Unsupported, "not implemented"),
+    (Kind::Gone, "unavailable"),
+];
+
 /// A result as it goes over the wire.
 fn reply<T>(done: Result<T>) -> ttrpc::Result<T> {
     done.map_err(|e| {
         log::debug!("{e:?}");
-        api::kind::reply(&e)
+        let mut status = api::kind::status(&e);
+        if let Some((_, words)) = WORDS.iter().find(|(kind, _)| *kind == e.kind()) {
+            status.message = format!("{}: {words}", status.message);
+        }
+        ttrpc::Error::RpcStatus(status)
     })
 }
 
@@ -266,5 +280,24 @@ impl Task for Wire {
     async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> ttrpc::Result<Empty> {
         self.0.leave();
         Ok(Empty::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_have_the_words_that_clients_look_for() {
+        let told = |kind| match reply::<()>(Err(Error::new(kind, "process e"))) {
+            Err(ttrpc::Error::RpcStatus(status)) => (status.code(), status.message),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            told(Kind::NotFound),
+            (ttrpc::Code::NOT_FOUND, "process e: not found".into())
+        );
+        assert_eq!(told(Kind::Io), (ttrpc::Code::UNKNOWN, "process e".into()));
+        assert!(reply(Ok(())).is_ok());
     }
 }
