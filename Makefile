@@ -2,6 +2,7 @@
 # make test   every check, as CI does it
 # make build  target/release/kata and target/release/kata-agent
 # make software  real software in virtual machines: takes long
+# make engines   newer engines than this machine's, out of trees of other suites: takes long
 # make table  what which client was seen to do in the last test
 # make deb    a package for Debian and its kin
 # make lab    CMD='…', or a shell, where KVM works: an emulated machine if need be
@@ -9,7 +10,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eo pipefail -c
 .NOTPARALLEL:
 .PHONY: build run test bench bench-build bench-ab install lint unit vm fuzz clean setup guest deny torture lab lab-test lab-build man completions deb \
-	deb-test software table
+	deb-test software engines table
 
 PREFIX ?= /usr/local
 OUT := $(or $(CARGO_TARGET_DIR),target)
@@ -72,8 +73,17 @@ software: guest
 	KATA_TEST_SOFTWARE=all KATA_TEST_DEADLINE=600 KATA_BIN_DIR=$(abspath $(BIN)) $(CARGO) test --locked -p vm-tests --test vm -- software:: 2>&1 | \
 		tee $(OUT)/software.log
 
+# What the tests do with this machine's engines, with those of other suites, which are made once. With more at once, too.
+SUITES ?= trixie sid
+engines: guest
+	scripts/setup run test engines
+	for suite in $(SUITES); do $(SUDO) scripts/engine-tree $$suite $(OUT)/engines || exit; done
+	$(SUDO) $(BIN)/kata guest template build
+	KATA_TEST_ENGINES=all KATA_BIN_DIR=$(abspath $(BIN)) $(CARGO) test --locked -p vm-tests --test vm -- @ 2>&1 | tee $(OUT)/engines.log
+	scripts/behaviours $(OUT)/engines.log
+
 table:
-	scripts/behaviours $(OUT)/vm.log
+	scripts/behaviours $(wildcard $(OUT)/vm.log $(OUT)/engines.log)
 
 lab-build: guest
 	$(CARGO) build --release --locked -p lab

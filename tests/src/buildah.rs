@@ -5,9 +5,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Command;
 
 use crate::engine::{self, IMAGE};
+use crate::suite::{Place, Suite};
 use crate::{Outcome, World, command};
 
 /// See the module.
@@ -17,13 +17,14 @@ pub struct Buildah<'w> {
     /// Its name and version.
     pub client: String,
     runtime: PathBuf,
+    place: Place,
 }
 
 impl<'w> Buildah<'w> {
-    /// None when it is not installed.
-    pub fn new(world: &'w World) -> Option<Buildah<'w>> {
-        let version = Command::new("buildah").arg("--version").output().ok()?;
-        let version = String::from_utf8_lossy(&version.stdout).into_owned();
+    /// That of `suite`. Errors: why it cannot be had.
+    pub fn new(world: &'w World, suite: Suite) -> Result<Buildah<'w>, String> {
+        let place = Place::new(world, suite)?;
+        let version = place.version("buildah")?;
         let version = version.split_whitespace().nth(2).unwrap_or_default().to_owned();
         // It names no root: the runtime's default one is the machine's.
         let runtime = world.dir().join("runtime");
@@ -43,6 +44,7 @@ impl<'w> Buildah<'w> {
             world,
             client: format!("buildah {version}"),
             runtime,
+            place,
         };
         let image = engine::image(world);
         let name = world.id("import");
@@ -51,19 +53,18 @@ impl<'w> Buildah<'w> {
             .run(&["add", "--quiet", &name, &image.to_string_lossy(), "/"])
             .exits(0);
         buildah.run(&["commit", "--quiet", "--rm", &name, IMAGE]).exits(0);
-        Some(buildah)
+        Ok(buildah)
     }
 
     /// A verb, to its end.
     #[track_caller]
     pub fn run(&self, args: &[&str]) -> Outcome {
         let dir = self.world.dir();
-        let mut command = Command::new("buildah");
+        let mut command = self.place.command("buildah");
         command
             .env("CONTAINERS_CONF", dir.join("containers.conf"))
             // Its bundles are there.
-            .env("TMPDIR", dir)
-            .current_dir(dir);
+            .env("TMPDIR", dir);
         for (option, name) in [("--root", "storage"), ("--runroot", "run")] {
             command.arg(option).arg(dir.join(name));
         }
@@ -84,7 +85,10 @@ impl<'w> Buildah<'w> {
         let name = self.world.id("look");
         self.run(&["from", "--name", &name, image]).exits(0);
         let root = PathBuf::from(self.run(&["mount", &name]).exits(0).text());
-        let text = fs::read_to_string(root.join(path)).unwrap_or_else(|e| panic!("{path} of {image}: {e}"));
+        // Where a mount of its storage is seen.
+        let mut read = self.place.command("cat");
+        let text = command::run(read.arg(root.join(path)), b"").exits(0).stdout.clone();
+        let text = String::from_utf8(text).expect("it is text");
         self.run(&["rm", &name]).exits(0);
         text
     }
@@ -98,6 +102,6 @@ impl Drop for Buildah<'_> {
         }
         let storage = self.world.dir().join("storage/overlay");
         // It keeps a mount of its storage for itself.
-        let _ = command::run(Command::new("umount").arg(storage), b"");
+        let _ = command::run(self.place.command("umount").arg(storage), b"");
     }
 }

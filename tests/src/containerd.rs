@@ -4,18 +4,18 @@
 //! dropped.
 
 use std::fs::{self, File};
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::world::binaries;
-use crate::{Outcome, Runtime, World, command};
+use crate::suite::{Place, Suite};
+use crate::world::{self, link_shim};
+use crate::{Outcome, World, command};
 
 /// The image of all containers.
 pub const IMAGE: &str = "docker.io/library/test:1";
@@ -24,17 +24,21 @@ pub const IMAGE: &str = "docker.io/library/test:1";
 #[derive(Debug)]
 pub struct Containerd<'w> {
     world: &'w World,
+    place: Place,
+    /// Its name and version.
+    pub client: String,
+    runtime: &'static str,
     daemon: Mutex<Child>,
 }
 
 impl<'w> Containerd<'w> {
-    /// None when it is not installed.
-    pub fn new(world: &'w World) -> Option<Containerd<'w>> {
-        Command::new("containerd").arg("--version").output().ok()?;
+    /// That of `suite`. Errors: why it cannot be had.
+    pub fn new(world: &'w World, suite: Suite) -> Result<Containerd<'w>, String> {
+        let place = Place::new(world, suite)?;
+        let version = place.version("containerd")?;
+        let version = version.split_whitespace().nth(2).unwrap_or_default();
+        let version = version.split(['~', '+']).next().unwrap_or_default();
         let dir = world.dir();
-        fs::create_dir(dir.join("bin")).expect("make a directory");
-        let kata = fs::canonicalize(binaries().join("kata")).expect("kata is built");
-        symlink(kata, dir.join("bin/containerd-shim-kata-v2")).expect("link the shim");
         let config = format!(
             "version = 2\nroot = \"{0}/engine/root\"\nstate = \"{0}/engine/state\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
              [grpc]\naddress = \"{0}/c.sock\"\n[debug]\nlevel = \"debug\"\n",
@@ -43,11 +47,14 @@ impl<'w> Containerd<'w> {
         fs::write(dir.join("containerd.toml"), config).expect("write the configuration");
         let containerd = Containerd {
             world,
-            daemon: Mutex::new(daemon(dir)),
+            client: format!("ctr {version}"),
+            runtime: link_shim(world),
+            daemon: Mutex::new(daemon(world, &place)),
+            place,
         };
         containerd.serves();
         containerd.import();
-        Some(containerd)
+        Ok(containerd)
     }
 
     fn serves(&self) {
@@ -84,10 +91,7 @@ impl<'w> Containerd<'w> {
 
     /// The runtime type under test.
     pub fn runtime(&self) -> &'static str {
-        match self.world.runtime {
-            Runtime::Reference => "io.containerd.runc.v2",
-            Runtime::Ours => "io.containerd.kata.v2",
-        }
+        self.runtime
     }
 
     /// containerd's namespace of this world.
@@ -97,10 +101,10 @@ impl<'w> Containerd<'w> {
 
     /// `ctr args…`.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("ctr");
+        let mut command = self.place.command("ctr");
         command.arg("--address").arg(self.world.dir().join("c.sock"));
         command.args(["--namespace", &self.namespace()]);
-        command.args(args).current_dir(self.world.dir());
+        command.args(args);
         command
     }
 
@@ -143,8 +147,15 @@ impl<'w> Containerd<'w> {
     /// Where the shim of a container listens.
     pub fn socket(&self, name: &str) -> PathBuf {
         let bundle = self.world.dir().join("engine/state/io.containerd.runtime.v2.task");
-        let file = bundle.join(self.namespace()).join(name).join("address");
-        let address = fs::read_to_string(&file).expect("the shim wrote its address");
+        let bundle = bundle.join(self.namespace()).join(name);
+        // containerd 2 keeps it with what else the shim answered.
+        let address = fs::read(bundle.join("bootstrap.json")).map_or_else(
+            |_| fs::read_to_string(bundle.join("address")).expect("the shim wrote its address"),
+            |text| {
+                let told: Value = serde_json::from_slice(&text).expect("it is JSON");
+                told["address"].as_str().expect("an address").to_owned()
+            },
+        );
         PathBuf::from(address.trim().trim_start_matches("unix://"))
     }
 
@@ -162,28 +173,24 @@ impl<'w> Containerd<'w> {
     pub fn restart(&self) {
         let mut running = self.daemon.lock().expect("nobody panicked with it");
         stop(&mut running);
-        *running = daemon(self.world.dir());
+        *running = daemon(self.world, &self.place);
         drop(running);
         self.serves();
     }
-
-    /// Its log, with that of the shims.
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.world.dir().join("containerd.log")).unwrap_or_default()
-    }
 }
 
-fn daemon(dir: &Path) -> Child {
+fn daemon(world: &World, place: &Place) -> Child {
+    let dir = world.dir();
     let log = File::options()
         .append(true)
         .create(true)
         .open(dir.join("containerd.log"));
     let log = log.expect("open the log");
-    let path = std::env::var("PATH").unwrap_or_default();
-    Command::new("containerd")
+    place
+        .command("containerd")
         .arg("--config")
         .arg(dir.join("containerd.toml"))
-        .env("PATH", format!("{}:{path}", dir.join("bin").display()))
+        .env("PATH", world::path(world))
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("dup"))
         .stderr(log)

@@ -9,8 +9,11 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 
-use crate::engine::{self, Engine, IMAGE, Namespace};
+use crate::engine::{self, Engine, IMAGE};
+use crate::suite::{Place, Suite};
+use crate::world::{self, link_shim};
 use crate::{Outcome, World, command};
 
 /// The distribution's, whatever else is on the path: client and daemon fit.
@@ -23,38 +26,61 @@ pub struct Docker<'w> {
     client: String,
     /// dockerd, then containerd: they end in this order.
     daemons: Vec<Child>,
-    namespace: Namespace,
+    place: Place,
+    named: Named,
+}
+
+/// How the daemon finds the runtime under test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    /// Its program, which containerd's shim of runc calls.
+    Path,
+    /// A shim of its own. Daemons before 23 know none.
+    Type,
 }
 
 impl<'w> Docker<'w> {
-    /// None when it is not installed.
-    pub fn new(world: &'w World) -> Option<Docker<'w>> {
-        for program in [CLIENT, "dockerd", "containerd"] {
-            Command::new(program).arg("--version").output().ok()?;
+    /// That of `suite`. Errors: why it cannot be had.
+    pub fn new(world: &'w World, suite: Suite, named: Named) -> Result<Docker<'w>, String> {
+        let place = Place::networked(world, suite)?;
+        for program in [CLIENT, "containerd"] {
+            place.version(program)?;
         }
+        let version = place.version("dockerd")?;
+        let major = version.split([' ', '.']).find_map(|word| word.parse::<u32>().ok());
         let dir = world.dir();
         let mut docker = Docker {
             world,
             client: String::new(),
             daemons: Vec::new(),
-            namespace: Namespace::new(world),
+            place,
+            named,
         };
         docker.configure();
         let containerd = docker.daemon("containerd", &["--config".into(), "containerd.toml".into()]);
         docker.daemons.push(containerd);
         command::until("containerd listens", || dir.join("containerd.sock").exists());
-        let dockerd = docker.daemon("dockerd", &docker.options());
+        let mut options = docker.options();
+        if major.is_some_and(|major| major < 25) {
+            // It lowers its own by itself, which may not be done everywhere; later ones leave it alone.
+            options.extend(["--oom-score-adjust".into(), "0".into()]);
+        }
+        let dockerd = docker.daemon("dockerd", &options);
         docker.daemons.insert(0, dockerd);
         let mut version = String::new();
         command::until("dockerd answers", || {
             version = docker.run(&["version", "--format", "{{.Server.Version}}"]).text();
             !version.is_empty()
         });
-        docker.client = format!("docker {}", version.split('+').next().unwrap_or_default());
+        let how = match named {
+            Named::Path => "",
+            Named::Type => ", runtimeType",
+        };
+        docker.client = format!("docker {}{how}", version.split('+').next().unwrap_or_default());
         let image = engine::image(world);
         let import = ["import", "--change", "ENV PATH=/bin", &image.to_string_lossy(), IMAGE];
         docker.run(&import).exits(0);
-        Some(docker)
+        Ok(docker)
     }
 
     fn configure(&self) {
@@ -68,14 +94,18 @@ impl<'w> Docker<'w> {
             at("containerd.sock")
         );
         fs::write(dir.join("containerd.toml"), config).expect("write the configuration");
-        fs::write(dir.join("daemon.json"), "{}").expect("write the configuration");
+        let runtime = match self.named {
+            Named::Path => json!({"path": engine::runtime(self.world)}),
+            Named::Type => json!({"runtimeType": link_shim(self.world)}),
+        };
+        let daemon = json!({"runtimes": {"tested": runtime}}).to_string();
+        fs::write(dir.join("daemon.json"), daemon).expect("write the configuration");
         fs::create_dir_all(dir.join("home")).expect("make a directory");
     }
 
-    /// Of dockerd. Limits that may be set everywhere; its mark in the kernel's out-of-memory score stays, for the same reason.
+    /// Of dockerd. Limits that may be set everywhere.
     fn options(&self) -> Vec<String> {
         let at = |name: &str| self.world.dir().join(name).display().to_string();
-        let tested = engine::runtime(self.world);
         [
             ("--config-file", at("daemon.json")),
             ("--containerd", at("containerd.sock")),
@@ -85,11 +115,9 @@ impl<'w> Docker<'w> {
             ("--host", format!("unix://{}", at("docker.sock"))),
             ("--cgroup-parent", format!("/{}", self.world.id("docker"))),
             ("--exec-opt", "native.cgroupdriver=cgroupfs".into()),
-            ("--add-runtime", format!("tested={}", tested.display())),
             ("--default-runtime", "tested".into()),
             ("--default-ulimit", "nofile=1024:1024".into()),
             ("--default-ulimit", "nproc=4096:4096".into()),
-            ("--oom-score-adjust", "0".into()),
         ]
         .into_iter()
         .flat_map(|(option, value)| [option.to_owned(), value])
@@ -99,8 +127,11 @@ impl<'w> Docker<'w> {
     fn daemon(&self, program: &str, args: &[String]) -> Child {
         let dir = self.world.dir();
         let log = fs::File::create(dir.join(format!("{program}.log"))).expect("create a log");
-        let mut command = self.namespace.enter();
-        command.arg(program).args(args).current_dir(dir).stdin(Stdio::null());
+        let mut command = self.place.command(program);
+        command
+            .args(args)
+            .env("PATH", world::path(self.world))
+            .stdin(Stdio::null());
         command.stdout(log.try_clone().expect("dup")).stderr(log);
         command.spawn().unwrap_or_else(|e| panic!("{program}: {e}"))
     }
@@ -117,18 +148,17 @@ impl Engine for Docker<'_> {
 
     fn command(&self) -> Command {
         let dir = self.world.dir();
-        let mut command = Command::new(CLIENT);
+        let mut command = self.place.command(CLIENT);
         command
             .arg("--host")
             .arg(format!("unix://{}", dir.join("docker.sock").display()))
             .env("DOCKER_CONFIG", dir.join("home"))
-            .env("DOCKER_BUILDKIT", "0")
-            .current_dir(dir);
+            .env("DOCKER_BUILDKIT", "0");
         command
     }
 
     fn inside(&self, args: &[&str]) -> Outcome {
-        command::run(self.namespace.enter().args(args), b"")
+        self.place.inside(args)
     }
 }
 

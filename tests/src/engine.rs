@@ -146,10 +146,15 @@ impl Namespace {
         namespace
     }
 
+    /// What `nsenter` is told to go there.
+    pub fn option(&self) -> String {
+        format!("--net=/run/netns/{}", self.0)
+    }
+
     /// `nsenter`, to which a program in it is to be added.
     pub fn enter(&self) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/{}", self.0));
+        command.arg(self.option());
         command
     }
 }

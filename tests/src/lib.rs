@@ -14,6 +14,7 @@ pub mod leak;
 pub mod podman;
 pub mod process;
 pub mod software;
+pub mod suite;
 pub mod systemd;
 pub mod terminal;
 pub mod trial;

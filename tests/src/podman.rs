@@ -7,7 +7,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::engine::{self, Engine, IMAGE, Namespace};
+use crate::engine::{self, Engine, IMAGE};
+use crate::suite::{Place, Suite};
 use crate::{Outcome, World, command};
 
 /// See the module.
@@ -16,29 +17,29 @@ pub struct Podman<'w> {
     world: &'w World,
     client: String,
     runtime: PathBuf,
-    namespace: Namespace,
+    place: Place,
 }
 
 impl<'w> Podman<'w> {
-    /// None when it is not installed.
-    pub fn new(world: &'w World) -> Option<Podman<'w>> {
-        let version = Command::new("podman").arg("--version").output().ok()?;
-        let version = String::from_utf8_lossy(&version.stdout);
+    /// That of `suite`. Errors: why it cannot be had.
+    pub fn new(world: &'w World, suite: Suite) -> Result<Podman<'w>, String> {
+        let place = Place::networked(world, suite)?;
+        let version = place.version("podman")?;
         // Locks in files: those in shared memory are the machine's. Limits that may be set everywhere.
         let config = "[engine]\ncgroup_manager = \"cgroupfs\"\nlock_type = \"file\"\nevents_logger = \"file\"\n\
                       [containers]\nlog_driver = \"k8s-file\"\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=4096:4096\"]\n[network]\nnetwork_backend = \"netavark\"\n";
         fs::write(world.dir().join("containers.conf"), config).expect("write the configuration");
         let podman = Podman {
             world,
-            client: version.trim().replace(" version", ""),
+            client: version.replace(" version", ""),
             runtime: engine::runtime(world),
-            namespace: Namespace::new(world),
+            place,
         };
         let image = engine::image(world);
         podman
             .run(&["import", "--quiet", &image.to_string_lossy(), IMAGE])
             .exits(0);
-        Some(podman)
+        Ok(podman)
     }
 }
 
@@ -53,11 +54,10 @@ impl Engine for Podman<'_> {
 
     fn command(&self) -> Command {
         let dir = self.world.dir();
-        let mut command = self.namespace.enter();
-        command
-            .env("CONTAINERS_CONF", dir.join("containers.conf"))
-            .current_dir(dir)
-            .arg("podman");
+        let mut command = self.place.command("podman");
+        command.env("CONTAINERS_CONF", dir.join("containers.conf"));
+        // It says so with each command.
+        command.env("PODMAN_IGNORE_CGROUPSV1_WARNING", "1");
         for (option, name) in [("--root", "storage"), ("--runroot", "run"), ("--tmpdir", "libpod")] {
             command.arg(option).arg(dir.join(name));
         }
@@ -67,7 +67,7 @@ impl Engine for Podman<'_> {
     }
 
     fn inside(&self, args: &[&str]) -> Outcome {
-        command::run(self.namespace.enter().args(args), b"")
+        self.place.inside(args)
     }
 }
 
@@ -91,6 +91,6 @@ impl Drop for Podman<'_> {
         }
         let storage = self.world.dir().join("storage/overlay");
         // Podman keeps a mount of its storage for itself.
-        let _ = command::run(Command::new("umount").arg(storage), b"");
+        let _ = command::run(self.place.command("umount").arg(storage), b"");
     }
 }

@@ -3,6 +3,7 @@
 //! One test's own piece of the machine: a directory with the runtime's root, bundles and whatever the case makes. When it ends,
 //! nothing of it may be left: see [`crate::leak`].
 
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
@@ -53,6 +54,24 @@ pub fn program(binaries: &Path) -> Command {
             .env("KATA_TEMPLATE_DIR", binaries.join("templates"));
     }
     command
+}
+
+/// The type of runtime by which containerd finds the shim under test, which is linked where [`path`] leads.
+pub fn link_shim(world: &World) -> &'static str {
+    if world.runtime == Runtime::Reference {
+        return "io.containerd.runc.v2";
+    }
+    let dir = world.dir().join("bin");
+    std::fs::create_dir(&dir).expect("make a directory");
+    let kata = std::fs::canonicalize(binaries().join("kata")).expect("kata is built");
+    symlink(kata, dir.join("containerd-shim-kata-v2")).expect("link the shim");
+    "io.containerd.kata.v2"
+}
+
+/// Where daemons of `world` look for programs.
+pub fn path(world: &World) -> String {
+    let path = std::env::var("PATH").unwrap_or_default();
+    format!("{}:{path}", world.dir().join("bin").display())
 }
 
 impl World {

@@ -11,14 +11,20 @@ use libtest_mimic::Trial;
 use vm_tests::behaviour::Behaviours;
 use vm_tests::buildah::Buildah;
 use vm_tests::engine::IMAGE;
+use vm_tests::suite::Suite;
 use vm_tests::{Verdict, World, both, command};
 
 use crate::everyday::on_its_kernel;
 
 pub fn cases() -> Vec<Trial> {
-    vec![both("buildah::builds", |w| {
-        let Some(buildah) = Buildah::new(w) else {
-            return Verdict::Skipped("buildah is not installed".into());
+    Suite::ALL.into_iter().map(case).collect()
+}
+
+fn case(suite: Suite) -> Trial {
+    both(&format!("{}::builds", suite.group("buildah")), move |w| {
+        let buildah = match Buildah::new(w, suite) {
+            Ok(buildah) => buildah,
+            Err(why) => return Verdict::Skipped(why),
         };
         let mut seen = Behaviours::new(&buildah.client, w);
         seen.see("bud: RUN, ENV, ARG, USER, WORKDIR, COPY, SHELL", || steps(&buildah, w));
@@ -26,7 +32,7 @@ pub fn cases() -> Vec<Trial> {
         seen.see("bud: a compiler, a package, COPY --from", || compiles(&buildah, w));
         seen.end();
         Verdict::Held
-    })]
+    })
 }
 
 /// A directory to build.

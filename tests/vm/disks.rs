@@ -11,6 +11,7 @@ use nix::sys::stat::{major, minor, stat};
 use serde_json::{Value, json};
 use vm_tests::engine::{Engine, IMAGE};
 use vm_tests::podman::Podman;
+use vm_tests::suite::Suite;
 use vm_tests::{Bundle, Verdict, World, both, command, ours};
 
 pub fn cases() -> Vec<Trial> {
@@ -188,8 +189,9 @@ fn several(w: &World) -> Verdict {
 }
 
 fn podman(w: &World) -> Verdict {
-    let Some(podman) = Podman::new(w) else {
-        return Verdict::Skipped("podman is not installed".into());
+    let podman = match Podman::new(w, Suite::Host) {
+        Ok(podman) => podman,
+        Err(why) => return Verdict::Skipped(why),
     };
     let Some(disk) = Loop::new(w, "disk", 8) else {
         return no_loop();

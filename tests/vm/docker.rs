@@ -6,12 +6,28 @@ use std::fs;
 
 use libtest_mimic::Trial;
 use vm_tests::behaviour::Behaviours;
-use vm_tests::docker::Docker;
+use vm_tests::docker::{Docker, Named};
 use vm_tests::engine::{Engine, IMAGE};
+use vm_tests::suite::Suite;
 
-use crate::everyday::{self, on_its_kernel};
+use crate::everyday::{self, Start, on_its_kernel};
 
 pub fn cases() -> Vec<Trial> {
+    let groups = Suite::ALL.iter().flat_map(|suite| {
+        let by_path: Start = |w, suite| Ok(Box::new(Docker::new(w, suite, Named::Path)?));
+        let by_type: Start = |w, suite| Ok(Box::new(Docker::new(w, suite, Named::Type)?));
+        let mut trials = group(*suite, "docker", by_path);
+        // The host's may be one that knows paths only.
+        if *suite != Suite::Host {
+            trials.extend(group(*suite, "docker_by_type", by_type));
+        }
+        trials
+    });
+    groups.collect()
+}
+
+fn group(suite: Suite, name: &str, start: Start) -> Vec<Trial> {
+    let case = |case: &str, work| everyday::case(name, suite, case, start, work);
     vec![
         case("run_and_its_options", everyday::run),
         case("a_container_from_start_to_end", everyday::life),
@@ -19,10 +35,6 @@ pub fn cases() -> Vec<Trial> {
         case("networks_and_ports", everyday::network),
         case("builds", build),
     ]
-}
-
-fn case(name: &str, work: fn(&dyn Engine, &mut Behaviours<'_>)) -> Trial {
-    everyday::case("docker", name, |w| Some(Box::new(Docker::new(w)?)), work)
 }
 
 /// The builder before BuildKit: its steps are containers of the daemon's default runtime. BuildKit calls runc, whatever the daemon is

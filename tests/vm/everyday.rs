@@ -8,21 +8,21 @@ use std::process::Command;
 use libtest_mimic::Trial;
 use vm_tests::behaviour::Behaviours;
 use vm_tests::engine::{Engine, IMAGE};
+use vm_tests::suite::Suite;
 use vm_tests::{Runtime, Verdict, World, both, command};
 
 /// A server for others to ask.
 const SERVER: &str = "mkdir /w; echo page >/w/index.html; exec httpd -f -p 80 -h /w";
 
-/// A case of an engine, which `start` gives where it is installed.
-pub fn case(
-    group: &'static str,
-    name: &str,
-    start: for<'w> fn(&'w World) -> Option<Box<dyn Engine + 'w>>,
-    work: fn(&dyn Engine, &mut Behaviours<'_>),
-) -> Trial {
-    both(&format!("{group}::{name}"), move |w| {
-        let Some(engine) = start(w) else {
-            return Verdict::Skipped(format!("{group} is not installed"));
+/// Starts an engine of a suite, or says why there is none.
+pub type Start = for<'w> fn(&'w World, Suite) -> Result<Box<dyn Engine + 'w>, String>;
+
+/// A case of an engine.
+pub fn case(group: &str, suite: Suite, name: &str, start: Start, work: fn(&dyn Engine, &mut Behaviours<'_>)) -> Trial {
+    both(&format!("{}::{name}", suite.group(group)), move |w| {
+        let engine = match start(w, suite) {
+            Ok(engine) => engine,
+            Err(why) => return Verdict::Skipped(why),
         };
         let mut seen = Behaviours::new(engine.client(), w);
         work(&*engine, &mut seen);
@@ -45,6 +45,13 @@ fn stays<'a>(name: &'a str, options: &[&'a str], script: &'a str) -> Vec<&'a str
 
 fn is_docker(engine: &dyn Engine) -> bool {
     engine.client().starts_with("docker")
+}
+
+/// Of its version.
+fn major(engine: &dyn Engine) -> u32 {
+    let version = engine.client().split_whitespace().nth(1);
+    let major = version.and_then(|version| version.split('.').next()?.parse().ok());
+    major.unwrap_or_else(|| panic!("the version of {}", engine.client()))
 }
 
 /// The reference has the host's kernel, ours another.
@@ -263,8 +270,12 @@ fn exec(engine: &dyn Engine, seen: &mut Behaviours<'_>) {
     });
     seen.see("exec of what is not there", || {
         let outcome = engine.run(&["exec", "box", "nosuch"]);
-        // dockerd 20.10 makes 126 of it.
-        let code = if is_docker(engine) { 126 } else { 127 };
+        // dockerd before 28 makes 126 of it.
+        let code = if is_docker(engine) && major(engine) < 28 {
+            126
+        } else {
+            127
+        };
         let said = format!("{} {}", outcome.text(), outcome.stderr);
         assert!(
             outcome.code == code && said.contains("not found"),

@@ -20,7 +20,7 @@ pub fn cases() -> Vec<Trial> {
         both("network::large_transfers", large_transfers),
         both("network::none", none),
         both("network::plugged_between_create_and_start", |w| {
-            plugged_between(w, hooked)
+            plugged_between(w, hooked);
         }),
         both("network::plugged_where_names_are_told", |w| plugged_between(w, named)),
         both("network::plugged_and_pulled_while_running", plugged_while_running),

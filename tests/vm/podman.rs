@@ -6,11 +6,18 @@ use libtest_mimic::Trial;
 use vm_tests::behaviour::Behaviours;
 use vm_tests::engine::{Engine, IMAGE};
 use vm_tests::podman::Podman;
+use vm_tests::suite::Suite;
 use vm_tests::{Runtime, command};
 
-use crate::everyday;
+use crate::everyday::{self, Start};
 
 pub fn cases() -> Vec<Trial> {
+    Suite::ALL.into_iter().flat_map(group).collect()
+}
+
+fn group(suite: Suite) -> Vec<Trial> {
+    let start: Start = |w, suite| Ok(Box::new(Podman::new(w, suite)?));
+    let case = |case: &str, work| everyday::case("podman", suite, case, start, work);
     vec![
         case("run_and_its_options", everyday::run),
         case("a_container_from_start_to_end", everyday::life),
@@ -18,11 +25,9 @@ pub fn cases() -> Vec<Trial> {
         case("networks_and_ports", everyday::network),
         case("many_at_once", many),
         case("top_shows_the_containers_processes", top),
+        case("pods", pods),
+        case("networks_of_another", of_another),
     ]
-}
-
-fn case(name: &str, work: fn(&dyn Engine, &mut Behaviours<'_>)) -> Trial {
-    everyday::case("podman", name, |w| Some(Box::new(Podman::new(w)?)), work)
 }
 
 fn many(podman: &dyn Engine, seen: &mut Behaviours<'_>) {
@@ -126,4 +131,119 @@ fn columns(podman: &dyn Engine) {
     command::until("the terminal is listed", || {
         table(&["t", "pid", "tty"]).contains(&["1", "pts/0"].map(str::to_owned).to_vec())
     });
+}
+
+fn pods(podman: &dyn Engine, seen: &mut Behaviours<'_>) {
+    seen.see("pods: create, run, exec, stats, stop, start, restart, rm", || {
+        pod(podman);
+    });
+}
+
+fn of_another(podman: &dyn Engine, seen: &mut Behaviours<'_>) {
+    seen.see("--network, --pid, --ipc container:NAME", || network_of(podman));
+}
+
+#[track_caller]
+fn does(podman: &dyn Engine, args: &[&str]) -> String {
+    let outcome = podman.run(args);
+    assert_eq!(outcome.code, 0, "podman {}: {}", args.join(" "), outcome.stderr);
+    outcome.text()
+}
+
+/// A pod's first container runs a program of the image: the one that Podman takes by itself is not installed everywhere.
+fn make_pod(podman: &dyn Engine, options: &[&str]) {
+    let infra = [
+        "pod",
+        "create",
+        "--infra-image",
+        IMAGE,
+        "--infra-command",
+        "sleep 10000",
+        "--name",
+        "p",
+    ];
+    does(podman, &[&infra[..], options].concat());
+}
+
+fn pod(podman: &dyn Engine) {
+    make_pod(podman, &["--publish", "18081:81", "--hostname", "podded"]);
+    let web = "mkdir -p /w; echo web > /w/name; exec httpd -f -p 81 -h /w";
+    does(
+        podman,
+        &["run", "--detach", "--pod", "p", "--name", "web", IMAGE, "sh", "-c", web],
+    );
+    does(
+        podman,
+        &[
+            "run", "--detach", "--pod", "p", "--name", "peer", IMAGE, "sleep", "10000",
+        ],
+    );
+    let fetch = "for i in $(seq 100); do busybox wget -qO- http://127.0.0.1:81/name && exit; sleep 0.1; done; exit 1";
+    for _ in 0..2 {
+        assert_eq!(does(podman, &["exec", "peer", "sh", "-c", fetch]), "web");
+        let outside = "busybox wget -qO- http://127.0.0.1:18081/name";
+        let outcome = podman.inside(&["sh", "-c", outside]);
+        assert_eq!(outcome.text(), "web", "the published port: {}", outcome.stderr);
+        assert_eq!(does(podman, &["exec", "web", "hostname"]), "podded");
+        assert_eq!(does(podman, &["exec", "peer", "hostname"]), "podded");
+        // Memory that is shared by name, and a queue.
+        does(podman, &["exec", "web", "sh", "-c", "echo through > /dev/shm/note"]);
+        assert_eq!(does(podman, &["exec", "peer", "cat", "/dev/shm/note"]), "through");
+        let ipc = ["web", "peer"].map(|name| does(podman, &["exec", name, "readlink", "/proc/self/ns/ipc"]));
+        assert_eq!(ipc[0], ipc[1]);
+        let stats = does(
+            podman,
+            &[
+                "pod",
+                "stats",
+                "--no-stream",
+                "--format",
+                "{{.Name}} {{.MemUsageBytes}}",
+                "p",
+            ],
+        );
+        assert!(stats.contains("web") && stats.contains("peer"), "{stats}");
+        assert_eq!(
+            does(
+                podman,
+                &["pod", "ps", "--format", "{{.Status}} {{.NumberOfContainers}}"]
+            ),
+            "Running 3"
+        );
+        does(podman, &["pod", "stop", "--time", "1", "p"]);
+        assert_eq!(does(podman, &["pod", "ps", "--format", "{{.Status}}"]), "Exited");
+        does(podman, &["pod", "start", "p"]);
+    }
+    // One of them comes and goes while the others live.
+    does(podman, &["restart", "--time", "0", "peer"]);
+    assert_eq!(does(podman, &["exec", "peer", "sh", "-c", fetch]), "web");
+    does(podman, &["rm", "--force", "--time", "0", "web"]);
+    assert_eq!(does(podman, &["exec", "peer", "echo", "lives"]), "lives");
+    does(podman, &["pod", "rm", "--force", "--time", "0", "p"]);
+    make_pod(podman, &["--share", "net,pid,ipc,uts"]);
+    does(
+        podman,
+        &["run", "--detach", "--pod", "p", "--name", "web", IMAGE, "sleep", "4242"],
+    );
+    let seen = does(podman, &["run", "--rm", "--pod", "p", IMAGE, "ps"]);
+    assert!(seen.contains("sleep 10000") && seen.contains("sleep 4242"), "{seen}");
+    does(podman, &["pod", "rm", "--force", "--time", "0", "p"]);
+}
+
+fn network_of(podman: &dyn Engine) {
+    let web = "mkdir -p /w; echo web > /w/name; exec httpd -f -p 81 -h /w";
+    does(podman, &["run", "--detach", "--name", "web", IMAGE, "sh", "-c", web]);
+    let fetch = "for i in $(seq 100); do busybox wget -qO- http://127.0.0.1:81/name && exit; sleep 0.1; done; exit 1";
+    let with = ["run", "--rm", "--network", "container:web"];
+    assert_eq!(does(podman, &[&with[..], &[IMAGE, "sh", "-c", fetch]].concat()), "web");
+    let seen = does(
+        podman,
+        &[
+            &with[..],
+            &["--pid", "container:web", "--ipc", "container:web", IMAGE, "ps"],
+        ]
+        .concat(),
+    );
+    assert!(seen.contains("httpd"), "{seen}");
+    does(podman, &["rm", "--force", "--time", "0", "web"]);
 }

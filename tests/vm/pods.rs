@@ -12,8 +12,6 @@ use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use vm_tests::engine::{Engine, IMAGE};
-use vm_tests::podman::Podman;
 use vm_tests::{Bundle, Verdict, Wire, World, both, command, ours};
 
 use crate::crash::players;
@@ -36,8 +34,6 @@ pub fn cases() -> Vec<Trial> {
         ours("pods::annotations_of_engines", annotations),
         ours("pods::size_of_a_pod", size),
         ours("pods::what_cannot_be_shared_is_refused", refused),
-        podman("pods::podman_pod", pod),
-        podman("pods::podman_network_of_another", network_of),
     ]
 }
 
@@ -581,119 +577,4 @@ fn refused(w: &World) {
     assert_eq!(inside(w, "a", "echo lives"), "lives");
     remove(w, "a");
     wire.check();
-}
-
-fn podman(name: &str, work: fn(&Podman<'_>, &World)) -> Trial {
-    both(name, move |w| {
-        let Some(podman) = Podman::new(w) else {
-            return Verdict::Skipped("podman is not installed".into());
-        };
-        work(&podman, w);
-        Verdict::Held
-    })
-}
-
-#[track_caller]
-fn does(podman: &Podman<'_>, args: &[&str]) -> String {
-    let outcome = podman.run(args);
-    assert_eq!(outcome.code, 0, "podman {}: {}", args.join(" "), outcome.stderr);
-    outcome.text()
-}
-
-/// A pod's first container runs a program of the image: the one that Podman takes by itself is not installed everywhere.
-fn make_pod(podman: &Podman<'_>, options: &[&str]) {
-    let infra = [
-        "pod",
-        "create",
-        "--infra-image",
-        IMAGE,
-        "--infra-command",
-        "sleep 10000",
-        "--name",
-        "p",
-    ];
-    does(podman, &[&infra[..], options].concat());
-}
-
-fn pod(podman: &Podman<'_>, _: &World) {
-    make_pod(podman, &["--publish", "18081:81", "--hostname", "podded"]);
-    let web = "mkdir -p /w; echo web > /w/name; exec httpd -f -p 81 -h /w";
-    does(
-        podman,
-        &["run", "--detach", "--pod", "p", "--name", "web", IMAGE, "sh", "-c", web],
-    );
-    does(
-        podman,
-        &[
-            "run", "--detach", "--pod", "p", "--name", "peer", IMAGE, "sleep", "10000",
-        ],
-    );
-    let fetch = "for i in $(seq 100); do busybox wget -qO- http://127.0.0.1:81/name && exit; sleep 0.1; done; exit 1";
-    for _ in 0..2 {
-        assert_eq!(does(podman, &["exec", "peer", "sh", "-c", fetch]), "web");
-        let outside = "busybox wget -qO- http://127.0.0.1:18081/name";
-        let outcome = podman.inside(&["sh", "-c", outside]);
-        assert_eq!(outcome.text(), "web", "the published port: {}", outcome.stderr);
-        assert_eq!(does(podman, &["exec", "web", "hostname"]), "podded");
-        assert_eq!(does(podman, &["exec", "peer", "hostname"]), "podded");
-        // Memory that is shared by name, and a queue.
-        does(podman, &["exec", "web", "sh", "-c", "echo through > /dev/shm/note"]);
-        assert_eq!(does(podman, &["exec", "peer", "cat", "/dev/shm/note"]), "through");
-        let ipc = ["web", "peer"].map(|name| does(podman, &["exec", name, "readlink", "/proc/self/ns/ipc"]));
-        assert_eq!(ipc[0], ipc[1]);
-        let stats = does(
-            podman,
-            &[
-                "pod",
-                "stats",
-                "--no-stream",
-                "--format",
-                "{{.Name}} {{.MemUsageBytes}}",
-                "p",
-            ],
-        );
-        assert!(stats.contains("web") && stats.contains("peer"), "{stats}");
-        assert_eq!(
-            does(
-                podman,
-                &["pod", "ps", "--format", "{{.Status}} {{.NumberOfContainers}}"]
-            ),
-            "Running 3"
-        );
-        does(podman, &["pod", "stop", "--time", "1", "p"]);
-        assert_eq!(does(podman, &["pod", "ps", "--format", "{{.Status}}"]), "Exited");
-        does(podman, &["pod", "start", "p"]);
-    }
-    // One of them comes and goes while the others live.
-    does(podman, &["restart", "--time", "0", "peer"]);
-    assert_eq!(does(podman, &["exec", "peer", "sh", "-c", fetch]), "web");
-    does(podman, &["rm", "--force", "--time", "0", "web"]);
-    assert_eq!(does(podman, &["exec", "peer", "echo", "lives"]), "lives");
-    does(podman, &["pod", "rm", "--force", "--time", "0", "p"]);
-    make_pod(podman, &["--share", "net,pid,ipc,uts"]);
-    does(
-        podman,
-        &["run", "--detach", "--pod", "p", "--name", "web", IMAGE, "sleep", "4242"],
-    );
-    let seen = does(podman, &["run", "--rm", "--pod", "p", IMAGE, "ps"]);
-    assert!(seen.contains("sleep 10000") && seen.contains("sleep 4242"), "{seen}");
-    does(podman, &["pod", "rm", "--force", "--time", "0", "p"]);
-}
-
-fn network_of(podman: &Podman<'_>, _: &World) {
-    let web = "mkdir -p /w; echo web > /w/name; exec httpd -f -p 81 -h /w";
-    does(podman, &["run", "--detach", "--name", "web", IMAGE, "sh", "-c", web]);
-    let fetch = "for i in $(seq 100); do busybox wget -qO- http://127.0.0.1:81/name && exit; sleep 0.1; done; exit 1";
-    let with = ["run", "--rm", "--network", "container:web"];
-    assert_eq!(does(podman, &[&with[..], &[IMAGE, "sh", "-c", fetch]].concat()), "web");
-    let seen = does(
-        podman,
-        &[
-            &with[..],
-            &["--pid", "container:web", "--ipc", "container:web", IMAGE, "ps"],
-        ]
-        .concat(),
-    );
-    assert!(seen.contains("httpd"), "{seen}");
-    does(podman, &["rm", "--force", "--time", "0", "web"]);
 }

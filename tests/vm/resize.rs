@@ -8,6 +8,7 @@ use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use vm_tests::engine::{Engine, IMAGE};
 use vm_tests::podman::Podman;
+use vm_tests::suite::Suite;
 use vm_tests::{Bundle, Verdict, World, command, ours};
 
 pub fn cases() -> Vec<Trial> {
@@ -126,8 +127,9 @@ fn beyond(w: &World) {
 }
 
 fn podman(w: &World) -> Verdict {
-    let Some(podman) = Podman::new(w) else {
-        return Verdict::Skipped("podman is not installed".into());
+    let podman = match Podman::new(w, Suite::Host) {
+        Ok(podman) => podman,
+        Err(why) => return Verdict::Skipped(why),
     };
     let sleep = ["sleep", "1000"];
     let run = [

@@ -19,6 +19,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use vm_tests::engine::{Engine, IMAGE};
 use vm_tests::podman::Podman;
+use vm_tests::suite::Suite;
 use vm_tests::{Bundle, Verdict, Wire, World, command, leak, ours, world};
 
 pub fn cases() -> Vec<Trial> {
@@ -549,8 +550,9 @@ fn killed_taking(w: &World, role: &str) {
 /// Podman asks us through its own processes: without networks, and with one.
 fn podman(w: &World) -> Verdict {
     let pool = Pool::start(w, 1);
-    let Some(podman) = Podman::new(w) else {
-        return Verdict::Skipped("podman is not installed".into());
+    let podman = match Podman::new(w, Suite::Host) {
+        Ok(podman) => podman,
+        Err(why) => return Verdict::Skipped(why),
     };
     let link = w.dir().join("kata-runtime");
     let guest = std::env::var("KATA_GUEST_DIR").map_or_else(|_| String::new(), |dir| format!("KATA_GUEST_DIR={dir}"));
