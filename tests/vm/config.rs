@@ -11,6 +11,7 @@ use std::thread;
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use vm_tests::containerd::Containerd;
+use vm_tests::suite::Suite;
 use vm_tests::{Outcome, Verdict, World, command, ours, world};
 
 use crate::template::booted;
@@ -119,8 +120,9 @@ fn profiles(w: &World) {
 }
 
 fn containerd(w: &World) -> Verdict {
-    let Some(c) = Containerd::new(w) else {
-        return Verdict::Skipped("containerd is not installed".into());
+    let c = match Containerd::new(w, Suite::Host) {
+        Ok(containerd) => containerd,
+        Err(why) => return Verdict::Skipped(why),
     };
     let kata = fs::canonicalize(world::binaries().join("kata")).expect("kata is built");
     symlink(kata, w.dir().join("bin/containerd-shim-kata-small-v2")).expect("link the shim");
