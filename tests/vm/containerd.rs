@@ -407,10 +407,10 @@ fn pod(c: &Containerd<'_>, w: &World) {
 }
 
 /// A network namespace with loopback.
-struct Netns(String);
+pub struct Netns(String);
 
 impl Netns {
-    fn add(name: &str) -> Netns {
+    pub fn add(name: &str) -> Netns {
         let ip = |args: &[&str]| {
             command::run(std::process::Command::new("ip").args(args), b"")
                 .exits(0)

@@ -26,6 +26,7 @@ mod porcelain;
 mod process;
 mod resize;
 mod scale;
+mod snapshotters;
 mod software;
 mod standby;
 mod stdio;
@@ -74,6 +75,7 @@ fn main() {
         template::cases,
         template_crash::cases,
         scale::cases,
+        snapshotters::cases,
         software::cases,
         standby::cases,
         kernel::cases,
