@@ -165,14 +165,18 @@ fn allowed(w: &World) {
     let outcome = annotated(
         w,
         "a",
-        MEMORY,
+        &format!("{MEMORY}; cat /sys/devices/system/cpu/present"),
         &[
             ("hypervisor.default_memory", "384"),
+            ("hypervisor.default_max_vcpus", "1"),
             ("hypervisor.pcie_root_port", "2"),
             ("hypervisor.nobody_knows", "1"),
         ],
     );
-    has(&outcome.exits(0).text(), 384);
+    let text = outcome.exits(0).text();
+    let (memory, processors) = text.split_once('\n').expect("two lines");
+    has(memory, 384);
+    assert_eq!(processors, "0", "it cannot grow");
     for (name, words) in [
         ("pcie_root_port", "means nothing here"),
         ("nobody_knows", "is not known"),

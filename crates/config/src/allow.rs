@@ -15,7 +15,9 @@ use crate::Config;
 pub const PREFIX: &str = "io.katacontainers.config.";
 
 /// Those that change something here.
-pub const EFFECTIVE: [&str; 9] = [
+pub const EFFECTIVE: [&str; 11] = [
+    "hypervisor.default_max_vcpus",
+    "hypervisor.default_maxmemory",
     "hypervisor.default_memory",
     "hypervisor.default_vcpus",
     "hypervisor.enable_template",
@@ -47,8 +49,6 @@ const OTHERS: [(&str, &[&str]); 3] = [
             "ctlpath",
             "default_gpu_model",
             "default_gpus",
-            "default_max_vcpus",
-            "default_maxmemory",
             "disable_block_device_use",
             "disable_image_nvdimm",
             "disable_vhost_net",

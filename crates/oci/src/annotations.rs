@@ -20,6 +20,10 @@ pub struct Overrides {
     pub memory_mib: Option<u64>,
     /// `hypervisor.default_vcpus`: virtual CPUs, 1 to 1024.
     pub vcpus: Option<u32>,
+    /// `hypervisor.default_maxmemory`: memory to which the machine may grow, MiB.
+    pub most_memory_mib: Option<u64>,
+    /// `hypervisor.default_max_vcpus`: virtual CPUs to which the machine may grow, 1 to 1024.
+    pub most_vcpus: Option<u32>,
     /// `hypervisor.kernel`: an uncompressed kernel of the host.
     pub kernel: Option<PathBuf>,
     /// `hypervisor.initrd`: an initramfs of the host.
@@ -55,6 +59,8 @@ impl Overrides {
         match key {
             "hypervisor.default_memory" => self.memory_mib = Some(positive(value)?),
             "hypervisor.default_vcpus" => self.vcpus = Some(vcpus(value)?),
+            "hypervisor.default_maxmemory" => self.most_memory_mib = Some(positive(value)?),
+            "hypervisor.default_max_vcpus" => self.most_vcpus = Some(vcpus(value)?),
             "hypervisor.kernel" => self.kernel = Some(file(value)?),
             "hypervisor.initrd" => self.initrd = Some(file(value)?),
             "hypervisor.path" => self.hypervisor_path = Some(file(value)?),
@@ -144,6 +150,8 @@ mod tests {
         let got = parse(&[
             ("config.hypervisor.default_memory", "512"),
             ("config.hypervisor.default_vcpus", "1.5"),
+            ("config.hypervisor.default_maxmemory", "4096"),
+            ("config.hypervisor.default_max_vcpus", "4"),
             ("config.hypervisor.kernel", "/proc/self/exe"),
             ("config.hypervisor.kernel_params", " a=b  c "),
             ("config.hypervisor.enable_template", "false"),
@@ -155,6 +163,8 @@ mod tests {
         let want = Overrides {
             memory_mib: Some(512),
             vcpus: Some(2),
+            most_memory_mib: Some(4096),
+            most_vcpus: Some(4),
             kernel: Some("/proc/self/exe".into()),
             kernel_params: Some("a=b  c".into()),
             template: Some(false),

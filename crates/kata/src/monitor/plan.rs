@@ -60,6 +60,8 @@ fn usual(config: &Config, plan: &Blueprint, wanted: &Overrides) -> bool {
         && wanted.initrd.is_none()
         && wanted.hypervisor_path.is_none()
         && wanted.kernel_params.is_none()
+        && wanted.most_vcpus.is_none()
+        && wanted.most_memory_mib.is_none()
         && plan.backend.caps().templates
         && wanted.template.unwrap_or(config.template.enable)
 }
@@ -156,7 +158,7 @@ pub fn blueprint(settings: &Loaded, wanted: &Overrides) -> Result<Blueprint> {
         pod: None,
         vcpus: wanted.vcpus,
         memory_mib: wanted.memory_mib,
-        measure: measure(config),
+        measure: measure(config, wanted),
         patience: Patience {
             hypervisor: config.hypervisor.timeout,
             agent: config.agent.timeout,
@@ -175,13 +177,13 @@ pub fn deadline(settings: &Loaded, wanted: &Overrides) -> Duration {
 }
 
 /// What sizes go by beside limits.
-pub fn measure(config: &Config) -> Measure {
+pub fn measure(config: &Config, wanted: &Overrides) -> Measure {
     Measure {
         usual: Size {
             vcpus: config.machine.vcpus,
             memory_mib: config.machine.memory.into(),
         },
-        most_vcpus: config.machine.max_vcpus,
-        most_memory_mib: config.machine.max_memory.map(u64::from),
+        most_vcpus: wanted.most_vcpus.or(config.machine.max_vcpus),
+        most_memory_mib: wanted.most_memory_mib.or(config.machine.max_memory.map(u64::from)),
     }
 }

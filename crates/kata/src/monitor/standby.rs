@@ -161,8 +161,9 @@ impl Made {
         let share = lifted.settle(home.path())?;
         let bundle = Bundle::open(&words.bundle)?;
         let settings = settings::load(&words.selection)?;
-        plan.deadline = plan::deadline(&settings, &settings::overrides(&settings, &bundle)?);
-        plan.measure = plan::measure(&settings.config);
+        let wanted = settings::overrides(&settings, &bundle)?;
+        plan.deadline = plan::deadline(&settings, &wanted);
+        plan.measure = plan::measure(&settings.config, &wanted);
         plan.pod = plan::budget(&bundle)?;
         let company = Company {
             processes: standby.processes(),
