@@ -22,6 +22,7 @@ pub fn cases() -> Vec<Trial> {
             container.until_says("cat /data", "two, longer");
             container.end();
         }),
+        both("binds::a_file_that_is_written_before_the_start_is_read_whole", before_start),
         both("binds::files_of_a_directory_are_fresh", fresh_files),
         both(
             "binds::a_directory_that_moves_stays_the_same_directory",
@@ -91,6 +92,22 @@ fn replaced_file(w: &World) {
     fs::remove_file(&file).expect("remove");
     std::thread::sleep(std::time::Duration::from_millis(1500));
     assert_eq!(container.says("cat /data"), "old\nmore");
+    container.end();
+}
+
+/// As Podman 5.8 writes /etc/hosts: when the network is there, after create.
+fn before_start(w: &World) {
+    let file = w.dir().join("file");
+    fs::write(&file, "").expect("write");
+    let script = "cat /data >/told; mv /told /seen; while :; do sleep 1; done";
+    let mut bundle = w.bundle("c", script);
+    add(&mut bundle, &[(&file, "/data", &["bind"])]);
+    w.create("c", &bundle);
+    fs::write(&file, "written\n").expect("write");
+    w.oci(&["start", &w.id("c")]).exits(0);
+    let container = Container { world: w };
+    container.until_says("test -e /seen && echo there", "there");
+    assert_eq!(container.says("cat /seen"), "written");
     container.end();
 }
 

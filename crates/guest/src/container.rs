@@ -2,6 +2,8 @@
 
 //! A container of the guest, as the agent holds it.
 
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -17,6 +19,7 @@ use crate::launch::{Process, Request, Stdio, Waiting, launch, start_helper};
 use crate::localize::localize;
 use crate::namespace::Join;
 use crate::nest::{Nest, Nests, Shape};
+use crate::sys;
 use crate::task::{self, Task};
 use crate::validate;
 
@@ -125,11 +128,31 @@ impl Container {
     pub fn start(&self) -> Result<()> {
         let waiting = self.take();
         match waiting {
-            Some(init) => init.go(),
+            Some(init) => {
+                self.ask_again();
+                init.go()
+            }
             None => Err(Error::new(
                 Kind::State,
                 format!("container {} was started before", self.id),
             )),
+        }
+    }
+
+    /// Engines write to files that they bind, as /etc/hosts, until they start the container: their sizes from when they were bound are
+    /// believed for a moment, and what is behind them is not read.
+    fn ask_again(&self) {
+        let mounts = self.spec.mounts().iter().flatten();
+        for source in mounts.filter_map(|mount| mount.source().as_deref()) {
+            // Only paths; others are names of file systems.
+            let path = source
+                .is_absolute()
+                .then(|| CString::new(source.as_os_str().as_bytes()));
+            if let Some(Ok(path)) = path
+                && let Err(e) = sys::ask_again(&path)
+            {
+                log::debug!("look at {} again: {e}", source.display());
+            }
         }
     }
 

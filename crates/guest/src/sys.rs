@@ -4,6 +4,7 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::unistd::ForkResult;
@@ -39,6 +40,25 @@ pub fn open_tree(dir: RawFd, path: &CStr, flags: libc::c_uint) -> io::Result<Own
     let flags = flags | libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
     // SAFETY: the path is a string that lives through the call.
     owned(unsafe { libc::syscall(libc::SYS_open_tree, dir, path.as_ptr(), flags) })
+}
+
+/// statx(2) that asks the file system, whatever the kernel remembers of the file.
+pub fn ask_again(path: &CStr) -> io::Result<()> {
+    let mut found = MaybeUninit::<libc::statx>::uninit();
+    let (place, mask) = (libc::AT_FDCWD, libc::STATX_SIZE | libc::STATX_MTIME);
+    // SAFETY: the path is a string and the structure has its size; both live through the call.
+    checked(unsafe {
+        let found = found.as_mut_ptr();
+        libc::syscall(
+            libc::SYS_statx,
+            place,
+            path.as_ptr(),
+            libc::AT_STATX_FORCE_SYNC,
+            mask,
+            found,
+        )
+    })
+    .map(drop)
 }
 
 /// Attaches the detached mount `tree` on what `target` is open on.
