@@ -22,7 +22,10 @@ pub fn cases() -> Vec<Trial> {
             container.until_says("cat /data", "two, longer");
             container.end();
         }),
-        both("binds::a_file_that_is_written_before_the_start_is_read_whole", before_start),
+        both(
+            "binds::a_file_that_is_written_before_the_start_is_read_whole",
+            before_start,
+        ),
         both("binds::files_of_a_directory_are_fresh", fresh_files),
         both(
             "binds::a_directory_that_moves_stays_the_same_directory",

@@ -29,6 +29,7 @@ pub fn cases() -> Vec<Trial> {
         both("pods::an_ended_one_does_not_hold_the_network", ended),
         both("pods::joining_what_ends", racing),
         both("pods::a_group_each", groups),
+        both("pods::figures_of_each", figures),
         ours("pods::a_killed_creator_takes_its_container_alone", creator),
         ours("pods::a_killed_monitor_takes_all", monitor),
         ours("pods::annotations_of_engines", annotations),
@@ -114,6 +115,39 @@ fn namespaces(w: &World) {
     assert_ne!(a[3], b[3], "each its own mounts");
     assert_eq!(a[4..], ["both", "4242", "1"]);
     assert_eq!(a[4..], b[4..]);
+    for name in ["a", "b"] {
+        remove(w, name);
+    }
+    wire.check();
+}
+
+/// What one does is not counted for another.
+fn figures(w: &World) {
+    let wire = Wire::plugged(w, "n");
+    w.create("a", &bundle(w, "a", &wire, &[], "sleep 1000"));
+    start(w, "a");
+    let busy = "head -c 20000000 /dev/zero >/tmp/held; sleep 1000 & while :; do :; done";
+    let mut second = bundle(w, "b", &wire, &[], busy);
+    second.mount("/tmp", "tmpfs", "tmpfs", &["size=64m"]);
+    w.create("b", &second);
+    start(w, "b");
+    // Processor time in ns, bytes of memory, processes.
+    let of = |name: &str| {
+        let told = w.oci(&["events", "--stats", &w.id(name)]).exits(0).text();
+        let told: Value = serde_json::from_str(&told).expect("JSON");
+        [
+            "/data/cpu/usage/total",
+            "/data/memory/usage/usage",
+            "/data/pids/current",
+        ]
+        .map(|place| told.pointer(place).and_then(Value::as_u64).expect(place))
+    };
+    command::until("the busy one has been seen to be busy", || {
+        let (a, b) = (of("a"), of("b"));
+        b[0] > 300_000_000 + 3 * a[0] && b[1] > 20_000_000 && b[2] == 2
+    });
+    let idle = of("a");
+    assert!(idle[1] < 20_000_000 && idle[2] == 1, "{idle:?}");
     for name in ["a", "b"] {
         remove(w, name);
     }
