@@ -16,6 +16,7 @@ const LAYERS: [&[&str]; 6] = [
         "devices",
         "vhost-user",
         "machine",
+        "metrics",
         "net",
         "storage",
         "guest",
