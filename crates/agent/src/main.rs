@@ -14,6 +14,7 @@ mod hello;
 mod holdings;
 mod lock;
 mod memory;
+mod metrics;
 mod modules;
 mod mounts;
 mod network;

@@ -9,10 +9,10 @@ use std::time::Duration;
 use api::agent::{
     Addresses, ConfigureNetworkRequest, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty,
     Event, ExecProcessRequest, ExecProcessResponse, HelloRequest, HelloResponse, IoStat, ListProcessesResponse,
-    NextEventRequest, NextWatchesRequest, Process, ProcessFiles, RaiseEventsRequest, ReadProcessesRequest,
-    ReadProcessesResponse, RemoveContainerRequest, RemoveProcessRequest, ResizePtyRequest, ResizeRequest,
-    ResizeResponse, ShutdownRequest, SignalProcessRequest, StartContainerRequest, StatsContainerResponse,
-    UpdateContainerRequest, WaitProcessRequest, WaitProcessResponse, Watches,
+    NextEventRequest, NextWatchesRequest, Process, ProcessFiles, RaiseEventsRequest, ReadMetricsRequest,
+    ReadMetricsResponse, ReadProcessesRequest, ReadProcessesResponse, RemoveContainerRequest, RemoveProcessRequest,
+    ResizePtyRequest, ResizeRequest, ResizeResponse, ShutdownRequest, SignalProcessRequest, StartContainerRequest,
+    StatsContainerResponse, UpdateContainerRequest, WaitProcessRequest, WaitProcessResponse, Watches,
 };
 use api::agent_ttrpc::{Agent, create_agent};
 use api::{kind, port};
@@ -38,7 +38,7 @@ use crate::resolver::Resolver;
 use crate::size::{self, Size};
 use crate::streams::Streams;
 use crate::watches::Watching;
-use crate::{notice, template};
+use crate::{metrics, notice, template};
 
 /// Threads stay: when a workload leaves none for us to make, those that we have still serve.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -303,6 +303,10 @@ impl Agent for Service {
     async fn next_watches(&self, _: &TtrpcContext, request: NextWatchesRequest) -> ttrpc::Result<Watches> {
         let found = self.watching.next(self.containers.shares(), request).await;
         found.map_err(|e| kind::reply(&e))
+    }
+
+    async fn read_metrics(&self, _: &TtrpcContext, _: ReadMetricsRequest) -> ttrpc::Result<ReadMetricsResponse> {
+        self.all(|_| Ok(metrics::read())).await
     }
 
     async fn raise_events(&self, _: &TtrpcContext, request: RaiseEventsRequest) -> ttrpc::Result<Empty> {
