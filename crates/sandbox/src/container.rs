@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use base::{Error, Kind, Result};
+use oci::Status;
 
 use crate::changes::Changes;
 use crate::namespace::Identity;
@@ -61,6 +62,22 @@ impl Container {
     /// Its init has ended.
     pub fn ended(&self) -> bool {
         self.processes.get("").is_none_or(|init| init.exit().is_some())
+    }
+
+    /// Where its init stands.
+    pub fn status(&self) -> Status {
+        match self.processes.get("").map(|init| &init.stage) {
+            Some(Stage::Created) => Status::Created,
+            Some(Stage::Running) if self.paused => Status::Paused,
+            Some(Stage::Running) => Status::Running,
+            Some(Stage::Making) => Status::Creating,
+            _ => Status::Stopped,
+        }
+    }
+
+    /// Host processes that carry its processes.
+    pub fn carriers(&self) -> impl Iterator<Item = u32> {
+        self.processes.values().filter_map(|process| process.carrier)
     }
 
     /// Nobody on the host carries a process of it any more.

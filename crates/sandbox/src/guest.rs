@@ -4,17 +4,20 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use api::agent::{
     Attachment, ConfigureNetworkRequest, ContainerRequest, CreateContainerRequest, Disk, Event, ExecProcessRequest,
     HelloRequest, HelloResponse, ListProcessesResponse, Namespace, NextEventRequest, NextWatchesRequest,
-    RaiseEventsRequest, ReadProcessesRequest, ReadProcessesResponse, RemoveContainerRequest, RemoveProcessRequest,
-    ResizePtyRequest, ResizeRequest, ResizeResponse, ShutdownRequest, SignalProcessRequest, StartContainerRequest,
-    StatsContainerResponse, Stdio, UpdateContainerRequest, WaitProcessRequest, WaitProcessResponse,
+    RaiseEventsRequest, ReadMetricsRequest, ReadMetricsResponse, ReadProcessesRequest, ReadProcessesResponse,
+    RemoveContainerRequest, RemoveProcessRequest, ResizePtyRequest, ResizeRequest, ResizeResponse, ShutdownRequest,
+    SignalProcessRequest, StartContainerRequest, StatsContainerResponse, Stdio, UpdateContainerRequest,
+    WaitProcessRequest, WaitProcessResponse,
 };
 use api::agent_ttrpc::AgentClient;
 use base::{Context, Result};
+use metrics::Durations;
 use tokio::net::UnixStream;
 use ttrpc::r#async::Client;
 use ttrpc::r#async::transport::Socket;
@@ -22,6 +25,8 @@ use ttrpc::context::{self, Context as Call};
 
 /// How long one may take that a tool of the host waits for.
 const GLANCE: Duration = Duration::from_secs(10);
+/// How long one may take that somebody makes who comes again.
+const BRIEF: Duration = Duration::from_secs(4);
 /// How long the guest may take to change its size: a block of memory that is in use takes seconds.
 const SIZING: Duration = Duration::from_secs(300);
 /// Bytes of randomness for a fresh guest: more than its pool has.
@@ -33,6 +38,7 @@ pub struct Guest {
     agent: AgentClient,
     /// How long a call may take that the guest answers at once; emulated guests on a busy host are slow.
     patience: Duration,
+    durations: Arc<Durations>,
 }
 
 impl std::fmt::Debug for Guest {
@@ -46,21 +52,34 @@ fn whenever() -> Call {
     context::with_timeout(0)
 }
 
-fn said<T>(answer: ttrpc::Result<T>) -> Result<T> {
-    answer.map_err(|e| api::kind::error("guest", e))
-}
-
 impl Guest {
     /// Speaks to the agent at the other end of `stream` for the first time, see [`Guest::hello`].
     pub async fn greet(stream: UnixStream, patience: Duration) -> Result<(Guest, HelloResponse)> {
         let agent = AgentClient::new(Client::new(Socket::new(stream)));
-        let guest = Guest { agent, patience };
+        let guest = Guest {
+            agent,
+            patience,
+            durations: Arc::default(),
+        };
         let answer = guest.hello().await?;
         Ok((guest, answer))
     }
 
     fn soon(&self) -> Call {
         context::with_duration(self.patience)
+    }
+
+    /// How long calls took.
+    pub fn durations(&self) -> Arc<Durations> {
+        Arc::clone(&self.durations)
+    }
+
+    /// Makes a call, which the agent knows as `action`.
+    async fn call<T>(&self, action: &str, call: impl Future<Output = ttrpc::Result<T>>) -> Result<T> {
+        let begin = Instant::now();
+        let answer = call.await;
+        self.durations.note(action, begin.elapsed());
+        answer.map_err(|e| api::kind::error("guest", e))
     }
 
     /// Gives the agent the time, and randomness that no other guest has.
@@ -77,12 +96,14 @@ impl Guest {
             entropy,
             ..HelloRequest::default()
         };
-        said(self.agent.hello(self.soon(), &request).await)
+        self.call("Hello", self.agent.hello(self.soon(), &request)).await
     }
 
     /// The guest's network becomes what `request` says.
     pub async fn configure_network(&self, request: &ConfigureNetworkRequest) -> Result<()> {
-        said(self.agent.configure_network(self.soon(), request).await).map(drop)
+        self.call("ConfigureNetwork", self.agent.configure_network(self.soon(), request))
+            .await
+            .map(drop)
     }
 
     /// The container's init is made and waits.
@@ -104,7 +125,9 @@ impl Guest {
             stdio: Some(stdio).into(),
             ..CreateContainerRequest::default()
         };
-        said(self.agent.create_container(self.soon(), &request).await).map(drop)
+        self.call("CreateContainer", self.agent.create_container(self.soon(), &request))
+            .await
+            .map(drop)
     }
 
     /// The container's init executes its program.
@@ -113,7 +136,9 @@ impl Guest {
             id: id.to_owned(),
             ..StartContainerRequest::default()
         };
-        said(self.agent.start_container(self.soon(), &request).await).map(drop)
+        self.call("StartContainer", self.agent.start_container(self.soon(), &request))
+            .await
+            .map(drop)
     }
 
     /// Everything of the container goes.
@@ -123,7 +148,9 @@ impl Guest {
             force: true,
             ..RemoveContainerRequest::default()
         };
-        said(self.agent.remove_container(self.soon(), &request).await).map(drop)
+        self.call("RemoveContainer", self.agent.remove_container(self.soon(), &request))
+            .await
+            .map(drop)
     }
 
     /// A further process runs.
@@ -135,7 +162,9 @@ impl Guest {
             stdio: Some(stdio).into(),
             ..ExecProcessRequest::default()
         };
-        said(self.agent.exec_process(self.soon(), &request).await).map(drop)
+        self.call("ExecProcess", self.agent.exec_process(self.soon(), &request))
+            .await
+            .map(drop)
     }
 
     /// Forgets a process that has ended.
@@ -145,7 +174,9 @@ impl Guest {
             exec_id: exec_id.to_owned(),
             ..RemoveProcessRequest::default()
         };
-        said(self.agent.remove_process(self.soon(), &request).await).map(drop)
+        self.call("RemoveProcess", self.agent.remove_process(self.soon(), &request))
+            .await
+            .map(drop)
     }
 
     /// To one process, or with `all` to every process of the container.
@@ -157,7 +188,9 @@ impl Guest {
             all,
             ..SignalProcessRequest::default()
         };
-        said(self.agent.signal_process(self.soon(), &request).await).map(drop)
+        self.call("SignalProcess", self.agent.signal_process(self.soon(), &request))
+            .await
+            .map(drop)
     }
 
     /// Answers when the process has ended.
@@ -167,7 +200,8 @@ impl Guest {
             exec_id: exec_id.to_owned(),
             ..WaitProcessRequest::default()
         };
-        said(self.agent.wait_process(whenever(), &request).await)
+        self.call("WaitProcess", self.agent.wait_process(whenever(), &request))
+            .await
     }
 
     /// Sets a terminal's size, in characters.
@@ -179,12 +213,15 @@ impl Guest {
             height,
             ..ResizePtyRequest::default()
         };
-        said(self.agent.resize_pty(self.soon(), &request).await).map(drop)
+        self.call("ResizePty", self.agent.resize_pty(self.soon(), &request))
+            .await
+            .map(drop)
     }
 
     /// The container's processes.
     pub async fn processes(&self, id: &str) -> Result<ListProcessesResponse> {
-        said(self.agent.list_processes(self.soon(), &container(id)).await)
+        self.call("ListProcesses", self.agent.list_processes(self.soon(), &container(id)))
+            .await
     }
 
     /// What the files of the container's own /proc say of its processes with greater pids than `after`. Somebody waits for it in
@@ -196,7 +233,8 @@ impl Guest {
             ..ReadProcessesRequest::default()
         };
         let call = context::with_duration(GLANCE);
-        said(self.agent.read_processes(call, &request).await)
+        self.call("ReadProcesses", self.agent.read_processes(call, &request))
+            .await
     }
 
     /// Changes limits: `linux.resources` as JSON.
@@ -206,48 +244,72 @@ impl Guest {
             resources,
             ..UpdateContainerRequest::default()
         };
-        said(self.agent.update_container(self.soon(), &request).await).map(drop)
+        self.call("UpdateContainer", self.agent.update_container(self.soon(), &request))
+            .await
+            .map(drop)
     }
 
     /// Makes the guest as large as `request` says, as far as that goes.
     pub async fn set_size(&self, request: &ResizeRequest) -> Result<ResizeResponse> {
-        said(self.agent.resize(context::with_duration(SIZING), request).await)
+        self.call("Resize", self.agent.resize(context::with_duration(SIZING), request))
+            .await
     }
 
     /// Freezes the container's processes, or thaws them.
     pub async fn freeze(&self, id: &str, frozen: bool) -> Result<()> {
+        let container = container(id);
         let done = if frozen {
-            self.agent.pause_container(self.soon(), &container(id)).await
+            let call = self.agent.pause_container(self.soon(), &container);
+            self.call("PauseContainer", call).await
         } else {
-            self.agent.resume_container(self.soon(), &container(id)).await
+            let call = self.agent.resume_container(self.soon(), &container);
+            self.call("ResumeContainer", call).await
         };
-        said(done).map(drop)
+        done.map(drop)
     }
 
     /// The container's counters.
     pub async fn stats(&self, id: &str) -> Result<StatsContainerResponse> {
-        said(self.agent.stats_container(self.soon(), &container(id)).await)
+        self.call(
+            "StatsContainer",
+            self.agent.stats_container(self.soon(), &container(id)),
+        )
+        .await
+    }
+
+    /// What the guest counts. Whoever asks does so every few seconds: a guest that does not answer at once is none.
+    pub async fn metrics(&self) -> Result<ReadMetricsResponse> {
+        let request = ReadMetricsRequest::new();
+        let call = self.agent.read_metrics(context::with_duration(BRIEF), &request);
+        self.call("ReadMetrics", call).await
     }
 
     /// Answers with the next event of any container.
     pub async fn event(&self) -> Result<Event> {
-        said(self.agent.next_event(whenever(), &NextEventRequest::new()).await)
+        self.call("NextEvent", self.agent.next_event(whenever(), &NextEventRequest::new()))
+            .await
     }
 
     /// Answers with the places of volumes that are watched in the guest, when they are others than those seen, or after a while.
     pub async fn watches(&self, request: &NextWatchesRequest) -> Result<Vec<String>> {
-        said(self.agent.next_watches(self.soon(), request).await).map(|found| found.paths)
+        self.call("NextWatches", self.agent.next_watches(self.soon(), request))
+            .await
+            .map(|found| found.paths)
     }
 
     /// Watchers in the guest learn what the host has changed.
     pub async fn raise(&self, request: &RaiseEventsRequest) -> Result<()> {
-        said(self.agent.raise_events(self.soon(), request).await).map(drop)
+        self.call("RaiseEvents", self.agent.raise_events(self.soon(), request))
+            .await
+            .map(drop)
     }
 
     /// Kills what runs and writes back what is not on the host's disk yet.
     pub async fn shutdown(&self, patience: Duration) -> Result<()> {
         let call = context::with_duration(patience);
-        said(self.agent.shutdown(call, &ShutdownRequest::new()).await).map(drop)
+        self.call("Shutdown", self.agent.shutdown(call, &ShutdownRequest::new()))
+            .await
+            .map(drop)
     }
 }
 

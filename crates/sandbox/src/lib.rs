@@ -11,6 +11,7 @@ mod device;
 mod disk;
 mod guest;
 mod keeper;
+pub mod metrics;
 mod loop_device;
 mod namespace;
 mod network;

@@ -13,6 +13,7 @@
 mod calls;
 mod creation;
 mod disks;
+mod figures;
 mod growth;
 
 use std::collections::BTreeMap;
@@ -23,17 +24,19 @@ use std::time::Duration;
 use api::agent::{Stdio, event};
 use base::{Error, Kind, Result};
 use machine::SavedMachine;
+use metrics::Durations;
 use oci::{Bundle, Status};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::container::Container;
 use crate::guest::Guest;
 use crate::keeper::{Blueprint, Running};
+use crate::metrics::Counts;
 use crate::namespace::{self, Named};
 use crate::network::Line;
 use crate::order::Order;
 use crate::origin::Origin;
-use crate::process::{Exit, Process, Stage};
+use crate::process::{Exit, Process};
 use crate::resolver::Resolver;
 use crate::saved::{self, Saved, SavedContainer, SavedProcess};
 use crate::share::{RootMount, Share};
@@ -60,6 +63,7 @@ pub struct Sandbox {
     changed: Notify,
     /// Held while limits and the machine's size change. Taken before `state`.
     sizing: tokio::sync::Mutex<()>,
+    counts: Counts,
 }
 
 #[derive(Debug)]
@@ -71,6 +75,8 @@ struct State {
     standby: Option<Standby>,
     containers: BTreeMap<String, Container>,
     spans: Spans,
+    /// Calls of the agent; they stay when the machine has gone.
+    agent_calls: Option<Arc<Durations>>,
 }
 
 #[derive(Debug)]
@@ -146,9 +152,11 @@ impl Sandbox {
                 standby,
                 containers: BTreeMap::new(),
                 spans,
+                agent_calls: None,
             }),
             changed: Notify::new(),
             sizing: tokio::sync::Mutex::default(),
+            counts: Counts::default(),
         };
         sandbox.saved().write(&sandbox.dir)?;
         Ok(Arc::new(sandbox))
@@ -227,6 +235,7 @@ impl Sandbox {
         let mut state = self.state();
         spans.join(&state.spans);
         state.spans = spans;
+        state.agent_calls = Some(guest.durations());
         state.phase = Phase::Up(up);
         drop(state);
         self.note();
@@ -441,22 +450,11 @@ impl Sandbox {
         };
         let containers = state.containers.iter().map(|(id, container)| {
             let init = container.processes.get("");
-            let status = match init.map(|init| &init.stage) {
-                Some(Stage::Created) => Status::Created,
-                Some(Stage::Running) if container.paused => Status::Paused,
-                Some(Stage::Running) => Status::Running,
-                Some(Stage::Making) => Status::Creating,
-                _ => Status::Stopped,
-            };
             let saved = SavedContainer {
                 bundle: container.bundle.display().to_string(),
-                status: status.to_string(),
+                status: container.status().to_string(),
                 exit: init.and_then(Process::exit).cloned(),
-                carriers: container
-                    .processes
-                    .values()
-                    .filter_map(|process| process.carrier)
-                    .collect(),
+                carriers: container.carriers().collect(),
                 oom_kills: container.oom_kills,
             };
             (id.clone(), saved)

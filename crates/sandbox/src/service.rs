@@ -26,6 +26,7 @@ use protobuf::well_known_types::timestamp::Timestamp;
 use protobuf::{EnumOrUnknown, Message, MessageField};
 use ttrpc::r#async::{Service, TtrpcContext};
 
+use crate::metrics::timed;
 use crate::process::Exit;
 use crate::sandbox::{Create, Sandbox};
 use crate::share::RootMount;
@@ -40,7 +41,8 @@ pub fn services(sandbox: &Arc<Sandbox>) -> HashMap<String, Service> {
     let mut services = HashMap::new();
     for name in TASK {
         let task = create_task(Arc::clone(&service) as Arc<dyn Task + Send + Sync>);
-        services.extend(task.into_values().map(|service| (name.to_owned(), service)));
+        let timed = task.into_values().map(|service| timed(service, sandbox.calls()));
+        services.extend(timed.map(|service| (name.to_owned(), service)));
     }
     services.extend(api::monitor_ttrpc::create_monitor(service));
     services

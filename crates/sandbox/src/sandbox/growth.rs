@@ -36,6 +36,11 @@ impl Extent {
             places,
         }
     }
+
+    /// What was asked for last.
+    pub fn size(&self) -> Size {
+        self.asked
+    }
 }
 
 impl Sandbox {
