@@ -8,7 +8,7 @@
 //!     cgroups                its control group
 //!     sandbox ──► ../@<name>
 //! <root>/@<name>/            a sandbox's; no id has an `@`
-//!     monitor.sock lease.sock state.json shared/ …
+//!     monitor.sock lease.sock shim-monitor.sock state.json shared/ …
 //!     containers/<id>        an empty file for each container; who can remove this directory removes the sandbox
 //! ```
 

@@ -13,6 +13,7 @@ mod door;
 mod guest;
 mod link;
 mod monitor;
+mod node;
 mod pages;
 mod porcelain;
 mod runtime;
@@ -40,6 +41,10 @@ fn main() -> ExitCode {
     if let Some(profile) = runtime::profile(name) {
         return runtime::main(profile, &args);
     }
+    // Kata's name for it.
+    if name == "kata-monitor" {
+        return node::main(&args);
+    }
     if let Some(kind) = containerd::runtime_type(name) {
         return containerd::main(&kind, &args);
     }
@@ -49,7 +54,9 @@ fn main() -> ExitCode {
     match word {
         "runtime" => runtime::main(choice, rest),
         "containerd-shim" => containerd::main(containerd::TYPE, rest),
-        "monitor" => monitor::main(rest),
+        // That of one sandbox is started with a lease, by us only.
+        "monitor" if monitor::leased(rest) => monitor::main(rest),
+        "monitor" => node::main(rest),
         "device" => device::main(rest),
         "guest" => guest::main(&choice, rest),
         "standby" => standby::main(&choice, rest),

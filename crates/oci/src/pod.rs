@@ -2,7 +2,7 @@
 
 //! What engines that know pods write into a container's annotations: its part in a pod, and how much all containers of the pod may use.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use base::{Context, Kind, Result};
 
@@ -36,6 +36,31 @@ pub struct Budget {
     pub cpu_shares: u64,
     /// Bytes.
     pub memory: u64,
+}
+
+/// What Kubernetes calls a pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Name {
+    /// Unlike those of all others.
+    pub uid: String,
+    /// In its namespace.
+    pub name: String,
+    /// Kubernetes', not the kernel's.
+    pub namespace: String,
+}
+
+/// The name of the pod that a container begins or is in; none for others. containerd and CRI-O have keys of their own.
+pub fn name(annotations: &BTreeMap<String, String>) -> Option<Name> {
+    let part = |containerd: &str, crio: &str| {
+        let value = annotations.get(containerd).or_else(|| annotations.get(crio));
+        value.cloned().unwrap_or_default()
+    };
+    let name = Name {
+        uid: part("io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"),
+        name: part("io.kubernetes.cri.sandbox-name", "io.kubernetes.pod.name"),
+        namespace: part("io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace"),
+    };
+    (name != Name::default()).then_some(name)
 }
 
 /// Reads the annotations; none for a container that is alone. Errors: `Invalid`, naming the annotation.
@@ -96,6 +121,25 @@ mod tests {
             let sandbox = read(&[(kind, "sandbox"), (id, "s1")]).unwrap();
             assert_eq!(sandbox, Some(Part::Sandbox(Budget::default())));
         }
+    }
+
+    #[test]
+    fn a_pod_has_a_name_as_either_engine_writes_it() {
+        let read = |pairs: &[(&str, &str)]| {
+            let pairs = pairs
+                .iter()
+                .map(|(key, value)| (format!("io.kubernetes.{key}"), (*value).to_owned()));
+            name(&pairs.collect())
+        };
+        assert_eq!(read(&[("cri.container-type", "sandbox")]), None);
+        let want = Name {
+            uid: "u".into(),
+            name: "web".into(),
+            namespace: String::new(),
+        };
+        let containerd = [("cri.sandbox-uid", "u"), ("cri.sandbox-name", "web")];
+        assert_eq!(read(&containerd), Some(want.clone()));
+        assert_eq!(read(&[("pod.uid", "u"), ("pod.name", "web")]), Some(want));
     }
 
     #[test]

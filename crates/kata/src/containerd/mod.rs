@@ -47,7 +47,7 @@ use arguments::{Action, Arguments};
 /// The runtime type that users write.
 pub const TYPE: &str = "io.containerd.kata.v2";
 /// Beside runc's shim, a directory for each of containerd's namespaces.
-const ROOT: &str = "/run/containerd/kata";
+pub const ROOT: &str = "/run/containerd/kata";
 /// Exit status of a task whose end nobody saw: as after SIGKILL.
 const LOST: u32 = 137;
 

@@ -17,6 +17,7 @@ mod standby;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -43,6 +44,12 @@ use leases::{Leases, Outcome};
 
 /// How long clients may take to read the last answers.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Whether these are arguments for [`main`].
+pub fn leased(args: &[OsString]) -> bool {
+    args.iter()
+        .any(|word| word.as_encoded_bytes().starts_with(b"--lease-fd="))
+}
 
 /// `args` without the program's name and the role's word.
 pub fn main(args: &[OsString]) -> ExitCode {
@@ -171,6 +178,11 @@ impl Life {
             let sandbox = Sandbox::new(&id, home.path(), share, plan, standby, spans)?;
             sandbox.expect(&id, Origin::default())?;
             let leases = Leases::open(home.path(), &sandbox)?;
+            sandbox::metrics::open(home.path(), &sandbox)?;
+            // Where Kata has it.
+            let (socket, link) = (sandbox::metrics::SOCKET, berth.dir().join(sandbox::metrics::SOCKET));
+            symlink(berth::sandbox(Path::new("")).join(socket), &link)
+                .attempt(|| format!("link {}", link.display()))?;
             hold(claim, home.path(), &sandbox)?;
             serve(&sandbox, &door, leases, (lease, &id, berth.dir()), later).await
         });

@@ -15,7 +15,7 @@ use base::{Context, Result};
 use clap::{Command, Parser, ValueEnum};
 use clap_complete::Shell;
 
-use crate::{doctor, guest, porcelain, runtime, settings, standby};
+use crate::{doctor, guest, node, porcelain, runtime, settings, standby};
 
 /// Writes pages of the manual, or completions for a shell.
 #[derive(Debug, Parser)]
@@ -91,6 +91,7 @@ fn kata() -> Command {
         .subcommand(doctor::command().name("doctor"))
         .subcommand(guest::command().name("guest"))
         .subcommand(standby::command().name("standby"))
+        .subcommand(node::command().name("monitor"))
 }
 
 #[cfg(test)]

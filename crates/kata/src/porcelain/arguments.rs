@@ -16,7 +16,7 @@ use crate::settings::Choice;
     about = "Containers in lightweight virtual machines",
     args_override_self = true,
     after_help = "Also: `kata doctor` (what this machine has and lacks), `kata guest` (kernel and image of the guest),
-`kata standby` (machines that wait, so that containers start at once), `kata runtime` (the OCI command line for Podman, Docker and containerd).
+`kata standby` (machines that wait, so that containers start at once), `kata monitor` (metrics of all sandboxes), `kata runtime` (the OCI command line for Podman, Docker and containerd).
 
 What can be configured, and how: `kata config`."
 )]
@@ -75,6 +75,11 @@ pub enum Verb {
     Inspect {
         #[arg(required = true)]
         containers: Vec<String>,
+    },
+    /// Print what the machine of a container counts, for Prometheus
+    Metrics {
+        /// Name or id; or the id of any container or sandbox of this machine, whoever has made it
+        container: String,
     },
     /// List images
     Images {
@@ -331,6 +336,7 @@ mod tests {
             "kill -s USR1 a",
             "rm -f a b",
             "inspect a",
+            "metrics a",
             "images --json",
             "pull docker://a/b:c",
             "rmi -f a",

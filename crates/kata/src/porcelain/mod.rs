@@ -13,6 +13,7 @@ mod images;
 mod inspect;
 mod interrupt;
 mod logs;
+mod metrics;
 mod name;
 mod network;
 mod progress;
@@ -180,6 +181,7 @@ fn act(line: Line) -> Result<u8, Failure> {
         Verb::Kill { signal, containers } => each(&containers, |name| stop::kill(&here, name, &signal)),
         Verb::Rm { force, containers } => each(&containers, |name| rm::rm(&here, name, force)),
         Verb::Inspect { containers } => inspect::inspect(&here, &containers),
+        Verb::Metrics { container } => metrics::metrics(&here, &container),
         Verb::Images { json, quiet } => images::images(&here, json, quiet),
         Verb::Pull { quiet, image } => images::pull(&here, &image, quiet),
         Verb::Rmi { force, images } => each(&images, |name| images::rmi(&here, name, force)),

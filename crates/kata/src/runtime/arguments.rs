@@ -110,6 +110,8 @@ pub enum Verb {
         stats: bool,
         id: String,
     },
+    /// Print what the machine of a container counts, for Prometheus
+    Metrics { id: String },
     /// List the containers of the root directory
     List {
         #[arg(long, short, default_value = "table")]

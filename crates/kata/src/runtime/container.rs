@@ -13,7 +13,7 @@ use crate::berth;
 use crate::link::{Link, TASK};
 
 /// What `create` wrote: the state at that time.
-const RECORD: &str = "container.json";
+pub const RECORD: &str = "container.json";
 
 /// See the module.
 #[derive(Debug)]

@@ -32,6 +32,7 @@ use clap::Parser;
 use config::Loaded;
 use sandbox::passt::Wish;
 
+use crate::node;
 use crate::settings::{Choice, WITHOUT};
 use crate::shim::{self, Log};
 use arguments::{Line, Verb};
@@ -166,6 +167,7 @@ fn act(line: Line, globals: &Globals) -> Result<u8> {
         Verb::Resume { id } => verbs::resume(globals, &id),
         Verb::Update(args) => verbs::update(globals, &args),
         Verb::Events { interval, stats, id } => events::events(globals, &id, &interval, stats),
+        Verb::Metrics { id } => node::show(&globals.root, &id),
         Verb::List { format, quiet } => list::containers(globals, format, quiet),
         Verb::Spec { bundle, rootless } => verbs::spec(bundle.as_deref(), rootless),
         Verb::Features => verbs::features(),
