@@ -18,6 +18,7 @@ mod input;
 mod kernel;
 mod lifecycle;
 mod limits;
+mod metrics;
 mod mounts;
 mod network;
 mod podman;
@@ -63,6 +64,7 @@ fn main() {
         cgroup::cases,
         systemd::cases,
         crash::cases,
+        metrics::cases,
         porcelain::cases,
         podman::cases,
         docker::cases,
