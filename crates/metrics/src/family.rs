@@ -3,8 +3,6 @@
 //! All families that we have: no page holds another one. Names, labels and units are those of Kata where the meaning is the same, also
 //! where Prometheus' own advice is another by now: dashboards know them. Units are then those of the kernel's files.
 
-use std::fmt;
-
 /// What the numbers of a family are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -16,13 +14,14 @@ pub enum Kind {
     Histogram,
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Kind {
+    /// As Prometheus calls it.
+    pub fn name(self) -> &'static str {
+        match self {
             Kind::Gauge => "gauge",
             Kind::Counter => "counter",
             Kind::Histogram => "histogram",
-        })
+        }
     }
 }
 

@@ -174,9 +174,9 @@ mod tests {
     }
 
     fn page(answer: &ReadMetricsResponse) -> String {
-        let mut page = Page::default();
+        let mut page = Page::new(Format::Text);
         write(answer, &mut page);
-        page.render(Format::Text)
+        page.render()
     }
 
     #[test]

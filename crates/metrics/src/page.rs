@@ -36,13 +36,22 @@ impl Format {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Page {
-    /// The lines of each family, without its name: `PART{LABELS} VALUE`.
-    lines: BTreeMap<&'static str, Vec<String>>,
+    format: Format,
+    /// The lines of each family, one after the other: many small pieces would leave holes in the memory of whoever writes pages for months.
+    lines: BTreeMap<&'static str, String>,
 }
 
 impl Page {
+    /// An empty one.
+    pub fn new(format: Format) -> Page {
+        Page {
+            format,
+            lines: BTreeMap::new(),
+        }
+    }
+
     /// Adds a number. One that is not finite is left out: it says nothing.
     pub fn set(&mut self, family: &'static Family, values: &[&str], number: f64) {
         debug_assert_eq!(family.labels.len(), values.len(), "labels of {}", family.name);
@@ -83,44 +92,46 @@ impl Page {
         if !number.is_finite() {
             return;
         }
-        let mut line = part.to_owned();
-        for (index, (name, value)) in labels.enumerate() {
-            line.push(if index == 0 { '{' } else { ',' });
-            line.push_str(name);
-            line.push_str("=\"");
-            escape(value, &mut line);
-            line.push('"');
-        }
-        if line.len() > part.len() {
-            line.push('}');
-        }
+        let lines = self.lines.entry(family.name).or_default();
+        let (name, _, end) = name(family, self.format);
         // Writing to a string does not fail.
-        let _ = write!(line, " {number}");
-        self.lines.entry(family.name).or_default().push(line);
+        let _ = write!(lines, "{name}{end}{part}");
+        let mut open = false;
+        for (name, value) in labels {
+            lines.push(if open { ',' } else { '{' });
+            open = true;
+            lines.push_str(name);
+            lines.push_str("=\"");
+            escape(value, lines);
+            lines.push('"');
+        }
+        let _ = writeln!(lines, "{} {number}", if open { "}" } else { "" });
     }
 
     /// The text.
-    pub fn render(&self, format: Format) -> String {
+    pub fn render(&self) -> String {
         let mut text = String::new();
         for family in ALL {
             let Some(lines) = self.lines.get(family.name) else {
                 continue;
             };
-            let (name, kind, part) = match (format, family.kind, family.name.strip_suffix("_total")) {
-                (Format::OpenMetrics, Kind::Counter, Some(name)) => (name, "counter".to_owned(), "_total"),
-                // There, the name of every counter's line has an end that Kata's have not.
-                (Format::OpenMetrics, Kind::Counter, None) => (family.name, "unknown".to_owned(), ""),
-                (_, kind, _) => (family.name, kind.to_string(), ""),
-            };
-            let _ = write!(text, "# HELP {name} {}\n# TYPE {name} {kind}\n", family.help);
-            for line in lines {
-                let _ = writeln!(text, "{name}{part}{line}");
-            }
+            let (name, kind, _) = name(family, self.format);
+            let _ = write!(text, "# HELP {name} {}\n# TYPE {name} {kind}\n{lines}", family.help);
         }
-        if format == Format::OpenMetrics {
+        if self.format == Format::OpenMetrics {
             text.push_str("# EOF\n");
         }
         text
+    }
+}
+
+/// What a family is called, what it is said to be, and what follows its name in each line.
+fn name(family: &Family, format: Format) -> (&'static str, &'static str, &'static str) {
+    match (format, family.kind, family.name.strip_suffix("_total")) {
+        (Format::OpenMetrics, Kind::Counter, Some(name)) => (name, "counter", "_total"),
+        // There, the name of every counter's line has an end that Kata's have not.
+        (Format::OpenMetrics, Kind::Counter, None) => (family.name, "unknown", ""),
+        (_, kind, _) => (family.name, kind.name(), ""),
     }
 }
 
@@ -145,7 +156,7 @@ mod tests {
 
     #[test]
     fn lines_of_a_family_are_together_and_labels_are_escaped() {
-        let mut page = Page::default();
+        let mut page = Page::new(Format::Text);
         page.set(&family::GUEST_LOAD, &["load1"], 0.25);
         page.set(
             &family::SHIM_NETDEV,
@@ -157,7 +168,7 @@ mod tests {
         page.put(&family::SHIM_FDS, None);
         page.put(&family::SHIM_FDS, Some(7));
         assert_eq!(
-            page.render(Format::Text),
+            page.render(),
             "# HELP kata_shim_fds Open file descriptors of the sandbox's monitor.\n# TYPE kata_shim_fds gauge\nkata_shim_fds 7\n\
              # HELP kata_shim_netdev Interfaces in the network namespace of the sandbox's monitor, of /proc/net/dev.\n\
              # TYPE kata_shim_netdev gauge\n\
@@ -173,9 +184,9 @@ mod tests {
         for ms in [0, 3, 3, 100_000_000] {
             histogram.note(Duration::from_millis(ms));
         }
-        let mut page = Page::default();
+        let mut page = Page::new(Format::Text);
         page.histogram(&family::SHIM_RPC, &["create"], &histogram);
-        let text = page.render(Format::Text);
+        let text = page.render();
         for line in [
             "_bucket{action=\"create\",le=\"1\"} 1",
             "_bucket{action=\"create\",le=\"4\"} 3",
@@ -194,19 +205,19 @@ mod tests {
             Format::OpenMetrics
         );
         assert_eq!(Format::accepted("text/plain"), Format::Text);
-        let mut page = Page::default();
-        page.set(&family::SHIM_CPU, &[], 1.5);
-        page.set(&family::MONITOR_SCRAPES, &[], 2.0);
-        let text = page.render(Format::OpenMetrics);
+        let page = |format| {
+            let mut page = Page::new(format);
+            page.set(&family::SHIM_CPU, &[], 1.5);
+            page.set(&family::MONITOR_SCRAPES, &[], 2.0);
+            page.render()
+        };
+        let text = page(Format::OpenMetrics);
         for line in [
             "# TYPE kata_shim_process_cpu_seconds counter\nkata_shim_process_cpu_seconds_total 1.5\n",
             "# TYPE kata_monitor_scrape_count unknown\nkata_monitor_scrape_count 2\n# EOF\n",
         ] {
             assert!(text.contains(line), "{text}");
         }
-        assert!(
-            page.render(Format::Text)
-                .contains("# TYPE kata_monitor_scrape_count counter\n")
-        );
+        assert!(page(Format::Text).contains("# TYPE kata_monitor_scrape_count counter\n"));
     }
 }

@@ -195,10 +195,10 @@ mod tests {
         let own = Process::own().unwrap();
         assert!(own.fds.unwrap() >= 3 && own.resident() > 0 && own.pss().unwrap() > 0);
         assert!(own.start_time().unwrap() > 1e9 && own_max_fds().unwrap() > 0);
-        let mut page = Page::default();
+        let mut page = Page::new(Format::Text);
         SHIM.write(&own, &mut page);
         netdev(&family::SHIM_NETDEV, &own.interfaces(), &mut page);
-        let text = page.render(Format::Text);
+        let text = page.render();
         for line in [
             "proc_stat{item=\"utime\"}",
             "proc_status{item=\"vmrss\"}",

@@ -99,13 +99,13 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read() {
-        let mut page = Page::default();
+        let mut page = Page::new(Format::Text);
         page.set(&family::SHIM_NETDEV, &["a\"\\\nb,} c", "recv_bytes"], 5.5);
         page.set(&family::GUEST_UP, &[], 0.0);
         let durations = Durations::default();
         durations.note("wait", Duration::from_millis(3));
         durations.write(&family::SHIM_RPC, &mut page);
-        let text = page.render(Format::Text);
+        let text = page.render();
         let samples = parse(&text).unwrap();
         assert_eq!(samples.len(), 2 + 18 + 2);
         let netdev = samples
@@ -114,12 +114,12 @@ mod tests {
             .unwrap();
         assert_eq!(netdev.labels[0], ("interface", "a\"\\\nb,} c".to_owned()));
         // Written once more, it is the same.
-        let mut again = Page::default();
+        let mut again = Page::new(Format::Text);
         for sample in &samples {
             let labels = sample.labels.iter().map(|(name, value)| (*name, value.as_str()));
             again.line(sample.family, sample.part, labels, sample.number);
         }
-        assert_eq!(again.render(Format::Text), text);
+        assert_eq!(again.render(), text);
     }
 
     #[test]

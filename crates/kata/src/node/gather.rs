@@ -69,7 +69,7 @@ impl Node {
     }
 
     /// The page of all, with what we say of ourselves; or that of one.
-    async fn page(&self, only: Option<&str>) -> Result<Page> {
+    async fn page(&self, only: Option<&str>, format: Format) -> Result<Page> {
         let mut all = self.roots.sandboxes();
         if let Some(only) = only {
             all.retain(|id, _| id == only);
@@ -91,7 +91,7 @@ impl Node {
         }
         let mut answers = asked.join_all().await;
         answers.sort_by(|(one, ..), (other, ..)| one.cmp(other));
-        let mut page = Page::default();
+        let mut page = Page::new(format);
         let mut running = 0;
         for (id, found, answer) in &answers {
             let up = match answer
@@ -176,13 +176,13 @@ fn add(text: &str, id: &str, found: &Found, page: &mut Page) -> Result<()> {
 impl Answers for Node {
     async fn answer(&self, request: Request) -> Answer {
         match request.path.as_str() {
-            "/metrics" => match self.page(request.word("sandbox")).await {
-                Ok(page) => {
-                    let format = Format::accepted(&request.accept);
-                    Answer::found(format.content_type(), page.render(format))
+            "/metrics" => {
+                let format = Format::accepted(&request.accept);
+                match self.page(request.word("sandbox"), format).await {
+                    Ok(page) => Answer::found(format.content_type(), page.render()),
+                    Err(e) => Answer::refused(404, &e.chain()),
                 }
-                Err(e) => Answer::refused(404, &e.chain()),
-            },
+            }
             "/sandboxes" => {
                 let ids: Vec<_> = self.roots.sandboxes().into_keys().map(|id| format!("{id}\n")).collect();
                 Answer::found(PLAIN, ids.concat())
@@ -213,10 +213,10 @@ mod tests {
                 namespace: "n".into(),
             }),
         };
-        let mut page = Page::default();
+        let mut page = Page::new(Format::Text);
         let text = "kata_guest_up{sandbox_id=\"mine\"} 1\nkata_guest_load{item=\"load1\"} 2\n";
         add(text, "s1", &found, &mut page).unwrap();
-        let text = page.render(Format::Text);
+        let text = page.render();
         assert!(
             text.contains("kata_guest_up{sandbox_id=\"s1\",cri_uid=\"u\",cri_name=\"a\\\"b\",cri_namespace=\"n\"} 1\n"),
             "{text}"
@@ -227,6 +227,6 @@ mod tests {
         );
         let error = add("kata_guest_up 1\nevil 2\n", "s2", &found, &mut page).unwrap_err();
         assert!(error.chain().contains("line 2"), "{}", error.chain());
-        assert_eq!(page.render(Format::Text), text);
+        assert_eq!(page.render(), text);
     }
 }

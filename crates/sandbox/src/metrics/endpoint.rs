@@ -41,7 +41,7 @@ impl Answers for Endpoint {
         match request.path.as_str() {
             "/metrics" => {
                 let format = Format::accepted(&request.accept);
-                Answer::found(format.content_type(), self.sandbox.page().await.render(format))
+                Answer::found(format.content_type(), self.sandbox.page(format).await.render())
             }
             "/agent-url" if self.sandbox.is_up() => Answer::found("text/plain; charset=utf-8", self.agent.clone()),
             "/agent-url" => Answer::refused(503, "the machine of the sandbox is not up"),

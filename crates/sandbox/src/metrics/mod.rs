@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use api::agent::ReadMetricsResponse;
 use machine::SavedMachine;
+use metrics::page::Format;
 use metrics::process::{self, DEVICE, HYPERVISOR, Process, SHIM};
 use metrics::{Durations, Page, family};
 
@@ -59,8 +60,8 @@ pub struct Subjects {
 
 impl Counts {
     /// All of it, now.
-    pub async fn page(&self, mut subjects: Subjects) -> Page {
-        let mut page = Page::default();
+    pub async fn page(&self, format: Format, mut subjects: Subjects) -> Page {
+        let mut page = Page::new(format);
         let scrapes = self.scrapes.fetch_add(1, Ordering::Relaxed) + 1;
         page.set(&family::SHIM_SCRAPES, &[], scrapes as f64);
         let heard = match subjects.guest.take() {
@@ -84,7 +85,7 @@ impl Counts {
             look(&subjects, &mut page);
             page
         });
-        looked.await.unwrap_or_default()
+        looked.await.unwrap_or_else(|_| Page::new(format))
     }
 
     async fn listen(&self, guest: &Guest) -> Option<Arc<ReadMetricsResponse>> {

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use metrics::page::Format;
 use metrics::{Durations, Page};
 
 use super::{Phase, Sandbox};
@@ -12,8 +13,8 @@ use crate::metrics::Subjects;
 
 impl Sandbox {
     /// The sandbox's numbers, now.
-    pub async fn page(&self) -> Page {
-        self.counts.page(self.subjects()).await
+    pub async fn page(&self, format: Format) -> Page {
+        self.counts.page(format, self.subjects()).await
     }
 
     /// How long calls of the Task service took.
