@@ -4,13 +4,14 @@
 # make software  real software in virtual machines: takes long
 # make engines   newer engines than this machine's, out of trees of other suites: takes long
 # make table  what which client was seen to do in the last test
+# make deploy-image  the installer of a node of Kubernetes, as an image
 # make deb    a package for Debian and its kin
 # make lab    CMD='…', or a shell, where KVM works: an emulated machine if need be
 SHELL := /bin/bash
 .SHELLFLAGS := -eo pipefail -c
 .NOTPARALLEL:
 .PHONY: build run test bench bench-build bench-ab install lint unit vm fuzz clean setup guest deny torture lab lab-test lab-build man completions deb \
-	deb-test software engines table
+	deb-test software engines table deploy-tools deploy-image
 
 PREFIX ?= /usr/local
 OUT := $(or $(CARGO_TARGET_DIR),target)
@@ -52,7 +53,11 @@ lint:
 deny:
 	PATH="$$PATH:$$HOME/.cargo/bin" scripts/deny 2>&1 | tee $(OUT)/deny.log
 
-unit:
+# What renders and checks the chart.
+deploy-tools:
+	scripts/deploy-tools $(OUT)/tools
+
+unit: deploy-tools
 	$(CARGO) test --workspace --exclude vm-tests --locked -- --show-output 2>&1 | tee $(OUT)/unit.log
 
 # What applications do to files, as a program that runs in a guest: static, as the agent.
@@ -146,6 +151,11 @@ deb: build
 deb-test: deb
 	scripts/setup deb-test
 	$(SUDO) scripts/deb-test $(OUT)/kata_$(VERSION)_amd64.deb
+
+# The installer of a node of Kubernetes, with buildah: IMAGE names it, BASE is another Debian than that of the Containerfile.
+IMAGE ?= localhost/kata-deploy:$(VERSION)
+deploy-image: guest
+	$(SUDO) env KATA_GUEST_DIR="$${KATA_GUEST_DIR:-/var/lib/kata/guest}" deploy/installer/image $(BIN) $(IMAGE) $(BASE)
 
 clean:
 	rm -rf $(OUT)
