@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     }
     // Kata's name for it.
     if name == "kata-monitor" {
-        return node::main(&args);
+        return node::main(&Choice::default(), &args);
     }
     if let Some(kind) = containerd::runtime_type(name) {
         return containerd::main(&kind, &args);
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         "containerd-shim" => containerd::main(containerd::TYPE, rest),
         // That of one sandbox is started with a lease, by us only.
         "monitor" if monitor::leased(rest) => monitor::main(rest),
-        "monitor" => node::main(rest),
+        "monitor" => node::main(&choice, rest),
         "device" => device::main(rest),
         "guest" => guest::main(&choice, rest),
         "standby" => standby::main(&choice, rest),

@@ -23,6 +23,7 @@ use metrics::http::serve;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::runtime::print;
+use crate::settings::Choice;
 use gather::Node;
 use sandboxes::Roots;
 
@@ -32,8 +33,8 @@ use sandboxes::Roots;
     name = "kata monitor",
     disable_version_flag = true,
     after_help = "Pages: /metrics (all sandboxes; /metrics?sandbox=ID: one), /sandboxes (their ids), / (what there is).
-Sandboxes are those of KATA_RUN_DIR (/run/kata), of containerd's namespaces (/run/containerd/kata/*) and of --root. One that does not
-answer is counted, and keeps nobody waiting for long. The first line of the output is the address."
+Sandboxes are those of the runtime's root directory (KATA_RUN_DIR, /run/kata), of containerd's namespaces (/run/containerd/kata/*) and
+of --root. One that does not answer is counted, and keeps nobody waiting for long. The first line of the output is the address."
 )]
 struct Options {
     /// Where it listens: ADDRESS:PORT
@@ -55,7 +56,7 @@ pub fn command() -> clap::Command {
 }
 
 /// `args` without the program's name and the role's word.
-pub fn main(args: &[OsString]) -> ExitCode {
+pub fn main(choice: &Choice, args: &[OsString]) -> ExitCode {
     let program = OsString::from("kata monitor");
     let options = match Options::try_parse_from(std::iter::once(&program).chain(args)) {
         Ok(options) => options,
@@ -69,7 +70,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
             };
         }
     };
-    match live(&options) {
+    match live(choice, &options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("kata monitor: {}", e.chain().replace('\n', " "));
@@ -78,11 +79,12 @@ pub fn main(args: &[OsString]) -> ExitCode {
     }
 }
 
-fn live(options: &Options) -> Result<()> {
+fn live(choice: &Choice, options: &Options) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::new(Kind::Denied, "must be run as root: sandboxes are root's"));
     }
-    let roots = Roots::with(&options.root)?;
+    let settings = choice.load_or_default()?;
+    let roots = Roots::with(&settings.config.runtime.root, &options.root)?;
     let what = || format!("listen on {:?} (--listen ADDRESS:PORT)", options.listen);
     let listener = TcpListener::bind(&options.listen).attempt(what)?;
     listener.set_nonblocking(true).attempt(what)?;
@@ -111,8 +113,8 @@ pub fn show(root: &Path, id: &str) -> Result<()> {
 }
 
 /// As [`show`], wherever on this node it is.
-pub fn show_any(id: &str) -> Result<()> {
-    let home = Roots::with(&[])?.find(id)?;
+pub fn show_any(root: &Path, id: &str) -> Result<()> {
+    let home = Roots::with(root, &[])?.find(id)?;
     tell(&home)
 }
 

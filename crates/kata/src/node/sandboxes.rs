@@ -32,11 +32,10 @@ pub struct Found {
 }
 
 impl Roots {
-    /// Those of this node, and `further` ones.
-    pub fn with(further: &[PathBuf]) -> Result<Roots> {
-        let first = std::env::var_os("KATA_RUN_DIR").map_or_else(|| "/run/kata".into(), PathBuf::from);
+    /// That of the runtime, `further` ones, and those of containerd's namespaces.
+    pub fn with(first: &Path, further: &[PathBuf]) -> Result<Roots> {
         let mut own = Vec::new();
-        for root in std::iter::once(&first).chain(further) {
+        for root in std::iter::once(first).chain(further.iter().map(PathBuf::as_path)) {
             let root = std::path::absolute(root).attempt(|| format!("root directory {}", root.display()))?;
             if !own.contains(&root) {
                 own.push(root);

@@ -11,7 +11,7 @@ use crate::node;
 pub fn metrics(here: &Here, container: &str) -> Result<u8, Failure> {
     match here.records.known(container) {
         Ok((_, record)) => node::show(&here.root, &record.id)?,
-        Err(e) if e.kind() == Kind::NotFound => node::show_any(container)?,
+        Err(e) if e.kind() == Kind::NotFound => node::show_any(&here.root, container)?,
         Err(e) => return Err(e.into()),
     }
     Ok(0)
