@@ -44,7 +44,7 @@ impl Node {
             return None;
         }
         let node = Node {
-            top: tempfile::tempdir().unwrap(),
+            top: tempfile::tempdir().expect("temporary files"),
         };
         for dir in [
             "host/bin",
@@ -54,14 +54,14 @@ impl Node {
             "from/guest/abc",
             "tools",
         ] {
-            fs::create_dir_all(node.at(dir)).unwrap();
+            fs::create_dir_all(node.at(dir)).expect("a file of the test");
         }
-        fs::copy(busybox, node.at("host/bin/sh")).unwrap();
+        fs::copy(busybox, node.at("host/bin/sh")).expect("a file of the test");
         node.program("host/usr/bin/qemu-system-x86_64", "");
         node.program("from/bin/kata", "echo kata 1");
-        fs::write(node.at("from/libexec/kata/kata-agent"), "agent").unwrap();
-        fs::write(node.at("from/guest/abc/vmlinux"), "kernel").unwrap();
-        symlink("abc", node.at("from/guest/default")).unwrap();
+        fs::write(node.at("from/libexec/kata/kata-agent"), "agent").expect("a file of the test");
+        fs::write(node.at("from/guest/abc/vmlinux"), "kernel").expect("a file of the test");
+        symlink("abc", node.at("from/guest/default")).expect("a file of the test");
         for tool in ["nsenter", "kubectl"] {
             let log = node.at("calls");
             // `is-active` is true for one engine only.
@@ -80,14 +80,14 @@ impl Node {
     }
 
     fn program(&self, path: &str, script: &str) {
-        fs::write(self.at(path), format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(self.at(path), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(self.at(path), format!("#!/bin/sh\n{script}\n")).expect("a file of the test");
+        fs::set_permissions(self.at(path), fs::Permissions::from_mode(0o755)).expect("a file of the test");
     }
 
     fn write(&self, path: &str, text: &str) {
         let path = self.at("host").join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
+        fs::create_dir_all(path.parent().expect("as it was written")).expect("a file of the test");
+        fs::write(path, text).expect("a file of the test");
     }
 
     fn read(&self, path: &str) -> String {
@@ -117,14 +117,14 @@ impl Node {
 
     #[track_caller]
     fn runs(&self, verb: &str) -> String {
-        let output = self.command(verb, &[]).output().unwrap();
+        let output = self.command(verb, &[]).output().expect("run a program");
         assert!(output.status.success(), "{}", said(&output));
         said(&output)
     }
 
     #[track_caller]
     fn refuses(&self, verb: &str, words: &[&str], why: &str) {
-        let output = self.command(verb, words).output().unwrap();
+        let output = self.command(verb, words).output().expect("run a program");
         assert!(
             !output.status.success() && said(&output).contains(why),
             "{why}: {}",
@@ -142,16 +142,19 @@ impl Node {
     fn tree(&self) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
         let (mut found, mut dirs) = (BTreeMap::new(), vec![self.at("host")]);
         while let Some(dir) = dirs.pop() {
-            for entry in fs::read_dir(&dir).unwrap() {
-                let path = entry.unwrap().path();
-                let meta = fs::symlink_metadata(&path).unwrap();
+            for entry in fs::read_dir(&dir).expect("a file of the test") {
+                let path = entry.expect("as it was written").path();
+                let meta = fs::symlink_metadata(&path).expect("a file of the test");
                 let content = if meta.is_dir() {
                     dirs.push(path.clone());
                     Vec::new()
                 } else if meta.is_symlink() {
-                    fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes()
+                    fs::read_link(&path)
+                        .expect("a file of the test")
+                        .into_os_string()
+                        .into_encoded_bytes()
                 } else {
-                    fs::read(&path).unwrap()
+                    fs::read(&path).expect("a file of the test")
                 };
                 found.insert(path, (meta.mode(), content));
             }
@@ -175,7 +178,7 @@ fn what_was_installed_is_configured_once_and_can_be_removed() {
     node.runs("install");
     let installed = node.tree();
     assert_eq!(
-        fs::read_link(node.at("host/usr/local/bin/containerd-shim-kata-v2")).unwrap(),
+        fs::read_link(node.at("host/usr/local/bin/containerd-shim-kata-v2")).expect("a file of the test"),
         Path::new("/opt/kata/bin/containerd-shim-kata-v2")
     );
     assert_eq!(node.read("var/lib/kata/guest/default/vmlinux"), "kernel");
@@ -221,8 +224,8 @@ fn what_was_installed_is_configured_once_and_can_be_removed() {
 
     // What the administrator adds meanwhile stays.
     let config = node.at("host/etc/containerd/config.toml");
-    let text = fs::read_to_string(&config).unwrap();
-    fs::write(&config, format!("{text}# after\n")).unwrap();
+    let text = fs::read_to_string(&config).expect("a file of the test");
+    fs::write(&config, format!("{text}# after\n")).expect("a file of the test");
     node.runs("remove");
     let calls = node.calls();
     assert!(
@@ -269,14 +272,14 @@ fn a_newer_one_takes_the_place_of_an_older() {
     node.runs("install");
     assert!(node.read("etc/containerd/config.toml").starts_with("version = 2\n"));
     node.program("from/bin/kata", "echo kata 2");
-    fs::rename(node.at("from/guest/abc"), node.at("from/guest/def")).unwrap();
-    fs::remove_file(node.at("from/guest/default")).unwrap();
-    symlink("def", node.at("from/guest/default")).unwrap();
+    fs::rename(node.at("from/guest/abc"), node.at("from/guest/def")).expect("a file of the test");
+    fs::remove_file(node.at("from/guest/default")).expect("a file of the test");
+    symlink("def", node.at("from/guest/default")).expect("a file of the test");
     node.calls();
     node.runs("install");
     assert!(node.read("opt/kata/bin/kata").contains("kata 2"));
     assert_eq!(
-        fs::read_link(node.at("host/var/lib/kata/guest/default")).unwrap(),
+        fs::read_link(node.at("host/var/lib/kata/guest/default")).expect("a file of the test"),
         Path::new("def")
     );
     assert!(!node.calls().contains("restart"), "the configuration is the same");
@@ -306,7 +309,7 @@ fn what_is_not_ours_is_not_touched() {
     node.refuses("install", &[], "not of kata-deploy");
     node.runs("remove");
     assert_eq!(node.read("usr/local/bin/kata-runtime"), "somebody's");
-    fs::remove_file(node.at("host/usr/bin/qemu-system-x86_64")).unwrap();
+    fs::remove_file(node.at("host/usr/bin/qemu-system-x86_64")).expect("a file of the test");
     node.refuses("install", &[], "no qemu-system-x86_64");
 }
 
@@ -316,12 +319,12 @@ fn sandboxes_that_run_keep_it_there() {
     node.write("etc/containerd/config.toml", "version = 2\n");
     let before = node.tree();
     node.runs("install");
-    fs::create_dir_all(node.at("host/run/containerd/kata/k8s.io/@pod1")).unwrap();
+    fs::create_dir_all(node.at("host/run/containerd/kata/k8s.io/@pod1")).expect("a file of the test");
     node.refuses("remove", &[], "pod1");
     assert!(node.read("opt/kata/bin/kata").contains("kata 1"));
-    let output = node.command("remove", &["--force"]).output().unwrap();
+    let output = node.command("remove", &["--force"]).output().expect("run a program");
     assert!(output.status.success(), "{}", said(&output));
-    fs::remove_dir_all(node.at("host/run")).unwrap();
+    fs::remove_dir_all(node.at("host/run")).expect("a file of the test");
     assert_eq!(node.tree(), before);
 }
 
@@ -336,18 +339,18 @@ fn it_goes_with_its_daemonset_and_with_nothing_else() {
             .env("POD_NAMESPACE", "ns")
             .env("DAEMONSET", "ds1")
             .env("ANSWER", answer);
-        let mut child = command.spawn().unwrap();
+        let mut child = command.spawn().expect("run a program");
         let label = "kata-runtime=true";
         while !fs::read_to_string(node.at("calls")).unwrap_or_default().contains(label) {
-            assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+            assert!(child.try_wait().expect("run a program").is_none(), "it ended by itself");
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
         nix::sys::signal::kill(
             nix::unistd::Pid::from_raw(child.id().cast_signed()),
             nix::sys::signal::Signal::SIGTERM,
         )
-        .unwrap();
-        assert!(child.wait().unwrap().success());
+        .expect("as it was written");
+        assert!(child.wait().expect("run a program").success());
         let calls = node.calls();
         assert!(calls.contains("kubectl --namespace ns get daemonset ds1"), "{calls}");
         assert_eq!(node.at("host/opt/kata/installed").exists(), stays, "{answer:?}");
@@ -385,9 +388,9 @@ fn rendered(helm: &Path, settings: &[&str]) -> String {
     for setting in settings {
         command.args(["--set", setting]);
     }
-    let output = command.output().unwrap();
+    let output = command.output().expect("run a program");
     assert!(output.status.success(), "{}", said(&output));
-    String::from_utf8(output.stdout).unwrap()
+    String::from_utf8(output.stdout).expect("as it was written")
 }
 
 #[test]
@@ -397,7 +400,7 @@ fn the_chart_renders_as_its_values_say() {
         .args(["lint", "--strict"])
         .arg(chart())
         .output()
-        .unwrap();
+        .expect("run a program");
     assert!(output.status.success(), "{}", said(&output));
     let text = rendered(&helm, &[]);
     for (kind, count) in [
@@ -447,7 +450,7 @@ fn the_chart_renders_as_its_values_say() {
             .arg(chart())
             .args(["--set", wrong])
             .output()
-            .unwrap();
+            .expect("run a program");
         assert!(
             !output.status.success() && said(&output).contains("schema"),
             "{wrong}: {}",
@@ -459,26 +462,27 @@ fn the_chart_renders_as_its_values_say() {
 /// An option of the installer or a value that the chart names is one that there is.
 #[test]
 fn the_chart_and_the_installer_agree() {
-    let script = fs::read_to_string(deploy().join("installer/kata-deploy")).unwrap();
-    let daemon = fs::read_to_string(chart().join("templates/installer.yaml")).unwrap();
+    let script = fs::read_to_string(deploy().join("installer/kata-deploy")).expect("a file of the test");
+    let daemon = fs::read_to_string(chart().join("templates/installer.yaml")).expect("a file of the test");
     for word in ["NODE_NAME", "POD_NAMESPACE", "DAEMONSET", "--engine", "--host"] {
         assert!(script.contains(word) && daemon.contains(word), "{word}");
     }
     let schema: serde_json::Value =
-        serde_json::from_str(&fs::read_to_string(chart().join("values.schema.json")).unwrap()).unwrap();
+        serde_json::from_str(&fs::read_to_string(chart().join("values.schema.json")).expect("it can be read"))
+            .expect("it is JSON");
     let engines: Vec<_> = schema["properties"]["engines"]["items"]["enum"]
         .as_array()
-        .unwrap()
+        .expect("as it was written")
         .iter()
         .collect();
     assert_eq!(engines.len(), 4);
     for engine in engines {
-        assert!(script.contains(engine.as_str().unwrap()), "{engine}");
+        assert!(script.contains(engine.as_str().expect("as it was written")), "{engine}");
     }
     let names = "HANDLERS=(kata kata-qemu)";
     assert!(script.contains(names), "{names}");
-    let manifest = fs::read_to_string(deploy().join("kubernetes/runtimeclass.yaml")).unwrap();
-    let values = fs::read_to_string(chart().join("values.yaml")).unwrap();
+    let manifest = fs::read_to_string(deploy().join("kubernetes/runtimeclass.yaml")).expect("a file of the test");
+    let values = fs::read_to_string(chart().join("values.yaml")).expect("a file of the test");
     for text in [&manifest, &values] {
         assert!(
             text.contains("memory: 170Mi") && text.contains("cpu: 10m") && text.contains("kata-qemu"),
@@ -488,7 +492,7 @@ fn the_chart_and_the_installer_agree() {
     assert!(
         values.contains("appVersion")
             && fs::read_to_string(chart().join("Chart.yaml"))
-                .unwrap()
+                .expect("a file of the test")
                 .contains(env!("CARGO_PKG_VERSION"))
     );
 }
@@ -498,7 +502,7 @@ fn kubernetes_takes_what_is_rendered() {
     let (Some(helm), Some(validate)) = (tool("helm"), tool("kubernetes-validate")) else {
         return;
     };
-    let place = tempfile::tempdir().unwrap();
+    let place = tempfile::tempdir().expect("temporary files");
     let all = [
         "engines={containerd}",
         "monitor.resources=null",
@@ -507,12 +511,16 @@ fn kubernetes_takes_what_is_rendered() {
     let mut checked = Vec::new();
     for (name, settings) in [("plain", &[][..]), ("all", &all)] {
         let path = place.path().join(format!("{name}.yaml"));
-        fs::write(&path, rendered(&helm, settings)).unwrap();
+        fs::write(&path, rendered(&helm, settings)).expect("a file of the test");
         checked.push(path);
     }
     checked.push(deploy().join("kubernetes/runtimeclass.yaml"));
     for path in &checked {
-        let output = Command::new(&validate).arg("--strict").arg(path).output().unwrap();
+        let output = Command::new(&validate)
+            .arg("--strict")
+            .arg(path)
+            .output()
+            .expect("run a program");
         assert!(output.status.success(), "{}", said(&output));
         assert!(
             said(&output).contains("passed for resource runtimeclass/kata"),
@@ -522,13 +530,13 @@ fn kubernetes_takes_what_is_rendered() {
     }
     // The tool itself: it does find what is wrong.
     let wrong = fs::read_to_string(&checked[0])
-        .unwrap()
+        .expect("a file of the test")
         .replace("hostPID:", "hostPIDS:");
-    fs::write(&checked[0], wrong).unwrap();
+    fs::write(&checked[0], wrong).expect("a file of the test");
     let output = Command::new(&validate)
         .arg("--strict")
         .arg(&checked[0])
         .output()
-        .unwrap();
+        .expect("run a program");
     assert!(!output.status.success(), "{}", said(&output));
 }

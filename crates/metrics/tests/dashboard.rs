@@ -11,7 +11,7 @@ use serde_json::Value;
 
 fn dashboard() -> Value {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/grafana/dashboard.json");
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    serde_json::from_str(&std::fs::read_to_string(path).expect("it can be read")).expect("it is JSON")
 }
 
 /// All strings under these keys, wherever they are.
@@ -53,8 +53,11 @@ fn every_name_and_label_is_one_of_ours() {
             let Some((_, rest)) = query.split_once(&format!("{word}{{")) else {
                 continue;
             };
-            let inner = rest.split_once('}').unwrap().0;
-            for label in inner.split(',').map(|pair| pair.split(['=', '!']).next().unwrap()) {
+            let inner = rest.split_once('}').expect("as it was written").0;
+            for label in inner
+                .split(',')
+                .map(|pair| pair.split(['=', '!']).next().expect("as it was written"))
+            {
                 let known = family.labels.contains(&label) || family::COMMON.contains(&label);
                 assert!(known, "{} has no label {label:?}: {query}", family.name);
             }
@@ -67,12 +70,12 @@ fn every_name_and_label_is_one_of_ours() {
 #[test]
 fn panels_have_ids_and_places_of_their_own() {
     let dashboard = dashboard();
-    let panels = dashboard["panels"].as_array().unwrap();
+    let panels = dashboard["panels"].as_array().expect("as it was written");
     let mut ids = BTreeSet::new();
     let mut places: BTreeSet<(u64, u64)> = BTreeSet::new();
     for panel in panels {
-        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{panel}");
-        let at = |key: &str| panel["gridPos"][key].as_u64().unwrap();
+        assert!(ids.insert(panel["id"].as_u64().expect("as it was written")), "{panel}");
+        let at = |key: &str| panel["gridPos"][key].as_u64().expect("as it was written");
         assert!(at("x") + at("w") <= 24, "{panel}");
         for x in at("x")..at("x") + at("w") {
             for y in at("y")..at("y") + at("h") {
@@ -96,17 +99,17 @@ fn prometheus_understands_every_expression() {
         // Grafana's variables.
         let plain = expression.replace("$__rate_interval", "5m").replace("$sandbox", ".*");
         assert!(!plain.contains('$'), "{plain}");
-        let quoted = serde_json::to_string(&plain).unwrap();
-        writeln!(rules, "  - record: kata:panel:{index}\n    expr: {quoted}").unwrap();
+        let quoted = serde_json::to_string(&plain).expect("as it was written");
+        writeln!(rules, "  - record: kata:panel:{index}\n    expr: {quoted}").expect("as it was written");
     }
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), rules).unwrap();
+    let file = tempfile::NamedTempFile::new().expect("temporary files");
+    std::fs::write(file.path(), rules).expect("a file of the test");
     let mut check = Command::new("promtool");
     let output = check
         .args(["check", "rules"])
         .arg(file.path())
         .stdin(Stdio::null())
         .output()
-        .unwrap();
+        .expect("run a program");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
