@@ -50,6 +50,8 @@ pub const TYPE: &str = "io.containerd.kata.v2";
 pub const ROOT: &str = "/run/containerd/kata";
 /// Exit status of a task whose end nobody saw: as after SIGKILL.
 const LOST: u32 = 137;
+/// Exit status of a process that could not be started: that of `exec`.
+const NEVER_RAN: u32 = 255;
 
 /// The runtime type that a program of this name stands for: `containerd-shim-kata-v2`, or with a variant as in
 /// `containerd-shim-kata-qemu-v2`.

@@ -252,7 +252,15 @@ impl Tasks {
         };
         let (tasks, name, exec) = (Arc::clone(self), id.to_owned(), exec_id.to_owned());
         let begun = apart(move || tasks.join(&name, &exec, &places, command)).await;
-        let begun = begun.attempt(|| "OCI runtime exec failed: exec failed".into())?;
+        let begun = begun.attempt(|| "OCI runtime exec failed: exec failed".into());
+        if begun.is_err()
+            && let Ok(process) = self.containers().process(id, exec_id)
+        {
+            // containerd waits for its end before it deletes it.
+            let status = super::NEVER_RAN;
+            process.exit.send_replace(Some(Exit { status, at: now() }));
+        }
+        let begun = begun?;
         let pid = begun.shim.pid().cast_unsigned();
         {
             let mut containers = self.containers();
@@ -427,7 +435,7 @@ impl Tasks {
         }
         let nothing = || Exit { status: 0, at: now() };
         if !exec_id.is_empty() {
-            if ended.is_none() {
+            if !started {
                 let request = DeleteRequest {
                     id: id.to_owned(),
                     exec_id: exec_id.to_owned(),
