@@ -151,6 +151,7 @@ impl Cgroup {
                 format!("processes of cgroup {} do not end", self.path.display()),
             ));
         }
+        self.give_back();
         let mut groups = self.groups();
         groups.reverse();
         for group in groups {
@@ -161,6 +162,16 @@ impl Cgroup {
         }
         self.removed.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Lets go of the files that only its processes have looked at. Else they stay in memory, with the group itself and on the host
+    /// with all that they are open of, until somebody needs the memory.
+    fn give_back(&self) {
+        let held = fs::read_to_string(self.path.join("memory.current")).unwrap_or_default();
+        // Not all of it can be had: an error then, too. Kernels before 5.19 have no such file.
+        if let Err(e) = fs::write(self.path.join("memory.reclaim"), held.trim()) {
+            log::debug!("give back the memory of cgroup {}: {e}", self.path.display());
+        }
     }
 
     fn write(&self, file: &str, value: &str) -> Result<()> {
