@@ -18,6 +18,7 @@ pub fn cases() -> Vec<Trial> {
         both("network::talks", talks),
         both("network::is_talked_to", is_talked_to),
         both("network::large_transfers", large_transfers),
+        both("network::localhost_is_reached_from_the_namespace", localhost),
         both("network::none", none),
         both("network::plugged_between_create_and_start", |w| {
             plugged_between(w, hooked);
@@ -140,6 +141,39 @@ fn large_transfers(w: &World) {
         outcome.code == 0
     });
     assert!(back == bytes, "{} of {LENGTH} bytes came back", back.len());
+    w.oci(&["delete", "--force", &w.id("c")]).exits(0);
+    wire.check();
+}
+
+/// As port forwarding of Kubernetes does it: in the namespace, but outside of the container.
+fn localhost(w: &World) {
+    let wire = Wire::plugged(w, "n");
+    let script = "echo page >/tmp/page; busybox httpd -p 127.0.0.1:80 -h /tmp; sleep 1000";
+    w.create("c", &bundle(w, "c", &wire, script));
+    w.oci(&["start", &w.id("c")]).exits(0);
+    let ask = |port: u16, input: &[u8]| {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", wire.path().display()));
+        command.args([
+            "curl",
+            "--silent",
+            "--show-error",
+            "--data-binary",
+            "@-",
+            "--request",
+            "GET",
+        ]);
+        command::run(command.arg(format!("http://127.0.0.1:{port}/page")), input)
+    };
+    command::until("the page is served", || ask(80, b"").code == 0);
+    // Much one way, and many at once.
+    assert_eq!(ask(80, &[b'x'; 100_000]).exits(0).text(), "page");
+    thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| assert_eq!(ask(80, b"").exits(0).text(), "page"));
+        }
+    });
+    assert_ne!(ask(81, b"").code, 0, "nobody listens there");
     w.oci(&["delete", "--force", &w.id("c")]).exits(0);
     wire.check();
 }

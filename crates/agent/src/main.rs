@@ -10,6 +10,7 @@ mod container;
 mod containers;
 mod disk;
 mod events;
+mod forward;
 mod hello;
 mod holdings;
 mod lock;

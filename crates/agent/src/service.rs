@@ -38,7 +38,7 @@ use crate::resolver::Resolver;
 use crate::size::{self, Size};
 use crate::streams::Streams;
 use crate::watches::Watching;
-use crate::{metrics, notice, template};
+use crate::{forward, metrics, notice, template};
 
 /// Threads stay: when a workload leaves none for us to make, those that we have still serve.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -74,9 +74,10 @@ async fn serve(booted: Booted) -> Result<Infallible> {
     let mut server = Server::new()
         .add_listener(Listener::from(listen(port::CONTROL)?))
         .register_service(create_agent(Arc::new(service)));
-    let stdio = listen(port::STDIO)?;
+    let (stdio, services) = (listen(port::STDIO)?, listen(port::FORWARD)?);
     server.start().await.context(Kind::Bug, || "start the server".into())?;
     tokio::spawn(reaper.run(children));
+    tokio::spawn(forward::serve(services));
     // The thread stays, for the first call that blocks.
     spawn_blocking(move || {
         first.prepare();

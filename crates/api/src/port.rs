@@ -8,3 +8,6 @@ pub const CONTROL: u32 = 1024;
 pub const STDIO: u32 = 1027;
 /// Of the host: the name server that the engine runs beside the container, spoken to as over TCP.
 pub const RESOLVER: u32 = 1029;
+/// Connections to services on the guest's loopback interface: the host sends two bytes, the port of TCP, the agent answers with a
+/// byte when it has connected, or closes.
+pub const FORWARD: u32 = 1030;

@@ -11,6 +11,7 @@
 //!
 //! It knows neither hypervisor nor agent: it gives descriptors to the one and a request to the other.
 
+mod loopback;
 mod network;
 mod place;
 mod plan;
@@ -19,5 +20,6 @@ mod sys;
 mod tap;
 mod traffic;
 
+pub use loopback::Loopback;
 pub use network::{Network, Nic, Spare};
 pub use place::{Claim, Place, answer};

@@ -9,6 +9,7 @@ mod changes;
 mod container;
 mod device;
 mod disk;
+mod forward;
 mod guest;
 mod keeper;
 mod loop_device;

@@ -13,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::forward::Forward;
 use crate::guest::Guest;
 use crate::resolver::Resolver;
 use crate::span::Spans;
@@ -38,10 +39,13 @@ impl Line {
     /// Tells the guest its network; from then on, whenever it changes.
     pub async fn connect(network: Network, resolver: Resolver, guest: Guest, spans: &mut Spans) -> Result<Line> {
         let begin = Instant::now();
+        let forward = Forward::start(resolver.dir())
+            .inspect_err(|e| log::info!("the guest's loopback interface is for the guest alone: {}", e.chain()));
         let mut ends = Ends {
             network,
             resolver,
             guest,
+            _forward: forward.ok(),
         };
         let watch = netlink::watch()?;
         ends.tell().await?;
@@ -101,6 +105,8 @@ struct Ends {
     network: Network,
     resolver: Resolver,
     guest: Guest,
+    /// Not on every kernel.
+    _forward: Option<Forward>,
 }
 
 impl Ends {

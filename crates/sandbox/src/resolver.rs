@@ -49,6 +49,11 @@ impl Resolver {
         }
     }
 
+    /// The sandbox's directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The name server that the file names now, if its questions must be carried; they are, when this returns. Docker writes the
     /// file anew when it connects networks.
     pub fn look(&mut self) -> Result<Option<IpAddr>> {
