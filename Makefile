@@ -3,6 +3,7 @@
 # make build  target/release/kata and target/release/kata-agent
 # make software  real software in virtual machines: takes long
 # make engines   newer engines than this machine's, out of trees of other suites: takes long
+# make cri    what Kubernetes does with many pods: takes long
 # make table  what which client was seen to do in the last test
 # make deploy-image  the installer of a node of Kubernetes, as an image
 # make deb    a package for Debian and its kin
@@ -11,7 +12,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eo pipefail -c
 .NOTPARALLEL:
 .PHONY: build run test bench bench-build bench-ab install lint unit vm fuzz clean setup guest deny torture lab lab-test lab-build man completions deb \
-	deb-test software engines table deploy-tools deploy-image
+	deb-test software engines cri table deploy-tools deploy-image
 
 PREFIX ?= /usr/local
 OUT := $(or $(CARGO_TARGET_DIR),target)
@@ -87,8 +88,16 @@ engines: guest
 	KATA_TEST_ENGINES=all KATA_BIN_DIR=$(abspath $(BIN)) $(CARGO) test --locked -p vm-tests --test vm -- @ 2>&1 | tee $(OUT)/engines.log
 	scripts/behaviours $(OUT)/engines.log
 
+# Pods by the dozen, and a container that is made anew again and again. `make test` has the rest of the group.
+cri: guest
+	scripts/setup test
+	$(SUDO) $(BIN)/kata guest template build
+	KATA_TEST_CRI=all KATA_BIN_DIR=$(abspath $(BIN)) $(CARGO) test --locked -p vm-tests --test vm -- cri:: 2>&1 | tee $(OUT)/cri.log
+	KATA_TEST_CRI=all KATA_BIN_DIR=$(abspath $(BIN)) $(CARGO) test --locked -p vm-tests --test vm -- scale::pods 2>&1 | tee -a $(OUT)/cri.log
+	scripts/behaviours $(OUT)/cri.log
+
 table:
-	scripts/behaviours $(wildcard $(OUT)/vm.log $(OUT)/engines.log)
+	scripts/behaviours $(wildcard $(OUT)/vm.log $(OUT)/engines.log $(OUT)/cri.log)
 
 lab-build: guest
 	$(CARGO) build --release --locked -p lab

@@ -61,31 +61,8 @@ impl<'w> Containerd<'w> {
         command::until("containerd answers", || self.ctr(&["version"]).code == 0);
     }
 
-    /// A docker archive of one layer.
     fn import(&self) {
-        let bundle = self.world.bundle("image", "true");
-        let parts = self.world.dir().join("archive");
-        fs::create_dir(&parts).expect("make a directory");
-        let mut pack = Command::new("tar");
-        pack.arg("-C").arg(bundle.rootfs()).arg("-cf");
-        command::run(pack.arg(parts.join("layer.tar")).arg("."), b"").exits(0);
-        let layer = fs::read(parts.join("layer.tar")).expect("read the layer");
-        let digest: String = Sha256::digest(&layer)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        let config = json!({
-            "architecture": "amd64", "os": "linux", "config": { "Env": ["PATH=/bin"], "Cmd": ["sh"] },
-            "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] }
-        });
-        let manifest = json!([{ "Config": "config.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"] }]);
-        fs::write(parts.join("config.json"), config.to_string()).expect("write");
-        fs::write(parts.join("manifest.json"), manifest.to_string()).expect("write");
-        let archive = self.world.dir().join("image.tar");
-        let mut pack = Command::new("tar");
-        pack.arg("-C").arg(&parts).arg("-cf").arg(&archive);
-        pack.args(["manifest.json", "config.json", "layer.tar"]);
-        command::run(&mut pack, b"").exits(0);
+        let archive = archive(self.world, IMAGE, &["sh"]);
         self.ctr(&["images", "import", &archive.to_string_lossy()]).exits(0);
     }
 
@@ -177,6 +154,34 @@ impl<'w> Containerd<'w> {
         drop(running);
         self.serves();
     }
+}
+
+/// A docker archive `image` of one layer, a busybox root, whose process is `process`.
+pub fn archive(world: &World, image: &str, process: &[&str]) -> PathBuf {
+    let bundle = world.bundle("image", "true");
+    let parts = world.dir().join("archive");
+    fs::create_dir_all(&parts).expect("make a directory");
+    let mut pack = Command::new("tar");
+    pack.arg("-C").arg(bundle.rootfs()).arg("-cf");
+    command::run(pack.arg(parts.join("layer.tar")).arg("."), b"").exits(0);
+    let layer = fs::read(parts.join("layer.tar")).expect("read the layer");
+    let digest: String = Sha256::digest(&layer)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let config = json!({
+        "architecture": "amd64", "os": "linux", "config": { "Env": ["PATH=/bin"], "Cmd": process },
+        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] }
+    });
+    let manifest = json!([{ "Config": "config.json", "RepoTags": [image], "Layers": ["layer.tar"] }]);
+    fs::write(parts.join("config.json"), config.to_string()).expect("write");
+    fs::write(parts.join("manifest.json"), manifest.to_string()).expect("write");
+    let archive = world.dir().join("image.tar");
+    let mut pack = Command::new("tar");
+    pack.arg("-C").arg(&parts).arg("-cf").arg(&archive);
+    pack.args(["manifest.json", "config.json", "layer.tar"]);
+    command::run(&mut pack, b"").exits(0);
+    archive
 }
 
 fn daemon(world: &World, place: &Place) -> Child {

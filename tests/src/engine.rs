@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::terminal::Terminal;
@@ -149,6 +149,11 @@ impl Namespace {
     /// What `nsenter` is told to go there.
     pub fn option(&self) -> String {
         format!("--net=/run/netns/{}", self.0)
+    }
+
+    /// What is opened to join it.
+    pub fn file(&self) -> fs::File {
+        fs::File::open(Path::new("/run/netns").join(&self.0)).expect("open the namespace")
     }
 
     /// `nsenter`, to which a program in it is to be added.

@@ -31,7 +31,7 @@ pub fn cases() -> Vec<Trial> {
 }
 
 /// Prints what it sees: a mask and a name. perl is essential in Debian.
-const WATCHER: &str = "$fd = syscall(294, 0); open(F, \"<&=$fd\"); $| = 1; \
+pub const WATCHER: &str = "$fd = syscall(294, 0); open(F, \"<&=$fd\"); $| = 1; \
     for (@ARGV) { syscall(254, $fd, $_, 0xfce) > 0 or die \"$_: $!\" } print \"ready\\n\"; \
     while (sysread(F, $b, 65536)) { while (length $b) { ($w, $mask, $c, $len) = unpack('iIII', $b); \
     printf \"%d %s\\n\", $mask, unpack('Z*', substr($b, 16, $len)); substr($b, 0, 16 + $len) = ''; } }";

@@ -9,6 +9,7 @@ mod cgroup;
 mod config;
 mod containerd;
 mod crash;
+mod cri;
 mod disks;
 mod docker;
 mod events;
@@ -71,6 +72,7 @@ fn main() {
         buildah::cases,
         pods::cases,
         containerd::cases,
+        cri::cases,
         resize::cases,
         disks::cases,
         config::cases,

@@ -37,12 +37,12 @@ pub fn cases() -> Vec<Trial> {
 }
 
 /// One case at a time; one that failed does not matter to the next.
-fn alone() -> MutexGuard<'static, ()> {
+pub fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// `wanted`, or what `KATA_TEST_SCALE` says; why not, if this host's memory is too small for so many now.
-fn bounded(wanted: usize) -> Result<usize, Verdict> {
+pub fn bounded(wanted: usize) -> Result<usize, Verdict> {
     let given = std::env::var("KATA_TEST_SCALE").ok();
     let most = given.and_then(|text| text.parse().ok()).unwrap_or(wanted);
     if most < wanted {
