@@ -31,7 +31,7 @@ const QUEUES: [u16; 2] = [1024, 1024];
 /// Bytes of the tag in the configuration space, then the number of request queues.
 const TAG: usize = 36;
 /// How long the guest may believe what it has seen. The host may change files at any time: short.
-const TIMEOUT: Duration = Duration::from_secs(1);
+pub const TIMEOUT: Duration = Duration::from_secs(1);
 
 thread_local! {
     /// Attributes are read and written relative to a working directory that is changed for it: this thread has one of its own.

@@ -4,13 +4,15 @@
 
 use std::sync::Arc;
 
-use api::agent::Stdio;
+use api::agent::{Change, RaiseEventsRequest, Stdio, change};
 use base::{Context, Error, Kind, Result};
 use oci::Status;
 
 use super::{SIGKILL, Sandbox, View};
+use crate::guest::Guest;
 use crate::keeper::end_of;
 use crate::process::{Exit, Process, Stage};
+use crate::share::TAG;
 
 impl Sandbox {
     /// Starts the init (no exec id) or a process that [`Sandbox::define`] has made known.
@@ -137,6 +139,9 @@ impl Sandbox {
         let container = self.state().containers.remove(id);
         // Unmounts.
         drop(container);
+        if let Ok(guest) = self.guest() {
+            tokio::spawn(forgotten(guest, id.to_owned()));
+        }
         self.measure().await;
         self.note();
         self.stop_if_over();
@@ -281,5 +286,24 @@ impl Sandbox {
             }
         }
         self.stop_if_over();
+    }
+}
+
+/// Has the guest look for the files of a container that was deleted: it finds that they have gone, and the device process can close
+/// them. Sooner it would believe what it knows.
+async fn forgotten(guest: Guest, id: String) {
+    tokio::time::sleep(2 * devices::fs::TIMEOUT).await;
+    let gone = Change {
+        name: id.into_bytes(),
+        kind: change::Kind::GONE.into(),
+        ..Change::default()
+    };
+    let request = RaiseEventsRequest {
+        tag: TAG.to_owned(),
+        changes: vec![gone],
+        ..RaiseEventsRequest::default()
+    };
+    if let Err(e) = guest.raise(&request).await {
+        log::debug!("{}", e.chain());
     }
 }
