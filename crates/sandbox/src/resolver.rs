@@ -5,7 +5,7 @@
 //! namespace and copy bytes; nobody here reads them.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,11 +67,12 @@ impl Resolver {
     }
 }
 
-/// The first name server, if it listens on the loopback interface.
+/// The first name server, if it listens on the loopback interface. At 127.0.0.1 there are the guest's own services: see
+/// [`crate::forward`].
 fn loopback(text: &str) -> Option<IpAddr> {
     let first = text.lines().find_map(|line| line.strip_prefix("nameserver"))?;
     let address: IpAddr = first.trim().parse().ok()?;
-    address.is_loopback().then_some(address)
+    (address.is_loopback() && address != Ipv4Addr::LOCALHOST).then_some(address)
 }
 
 /// Carries questions until it is dropped.
@@ -134,7 +135,8 @@ mod tests {
             ("search a\nnameserver 127.0.0.11\noptions ndots:0\n", Some("127.0.0.11")),
             ("nameserver ::1", Some("::1")),
             ("nameserver 10.88.0.1\nnameserver 127.0.0.1\n", None),
-            ("# nameserver 127.0.0.1\n", None),
+            ("nameserver 127.0.0.1\n", None),
+            ("# nameserver 127.0.0.11\n", None),
             ("nameserver nonsense\n", None),
             ("", None),
         ] {
