@@ -119,7 +119,7 @@ fn alone(c: &Containerd<'_>, w: &World) {
     c.ctr(&["containers", "delete", "b"]).exits(0);
 }
 
-/// More of them than a machine has places for block devices: the others are mounted on the host.
+/// More of them than a machine has places for block devices: the others are mounted on the host, as CRI has a new one for each container.
 fn pod(c: &Containerd<'_>, w: &World) {
     let name = w.id("net");
     let _netns = Netns::add(&name);

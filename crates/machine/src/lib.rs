@@ -91,6 +91,9 @@ impl NicEnd {
     }
 }
 
+/// How many containers of a machine can have block devices at once.
+pub const DISK_CARDS: usize = 2;
+
 /// A block device that is plugged into a running machine.
 #[derive(Debug, Clone)]
 pub struct DiskSpec {

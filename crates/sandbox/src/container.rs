@@ -29,6 +29,8 @@ pub struct Container {
     pub prepared: BTreeMap<String, Identity>,
     /// Which limits it has by now.
     pub limits: Limits,
+    /// Its root file system is to be one of the machine's block devices.
+    pub root_on_disk: bool,
     /// Serial numbers of the block devices that the machine has for it.
     pub disks: Vec<String>,
     /// Unmounted on drop. None while it is being made.
@@ -47,6 +49,7 @@ impl Container {
             oom_kills: 0,
             prepared: BTreeMap::new(),
             limits,
+            root_on_disk: false,
             disks: Vec::new(),
             placed: None,
             changes: None,

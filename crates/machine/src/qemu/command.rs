@@ -13,9 +13,8 @@ use std::path::{Path, PathBuf};
 use base::{Error, Kind, Result};
 use serde_json::{Value, json};
 
-use super::disk;
 use crate::layout::Layout;
-use crate::{MachineSpec, NicEnd};
+use crate::{DISK_CARDS, MachineSpec, NicEnd};
 
 /// What executes the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +117,7 @@ pub fn line(
         }
     }
     line.pair("-device", BALLOON);
-    for port in 0..disk::PORTS {
+    for port in 0..DISK_CARDS {
         // Empty and without power until there is a block device.
         let chassis = port + 2;
         line.pair(

@@ -14,10 +14,8 @@ use serde_json::json;
 
 use super::command::{FUNCTIONS, disk_port};
 use super::qmp::Qmp;
-use crate::DiskSpec;
+use crate::{DISK_CARDS, DiskSpec};
 
-/// Cards that there may be at once.
-pub const PORTS: usize = 2;
 /// How long QEMU may take to let go of a device that the guest has switched off.
 const RELEASE: Duration = Duration::from_secs(5);
 const REST: Duration = Duration::from_millis(5);
@@ -25,7 +23,7 @@ const REST: Duration = Duration::from_millis(5);
 /// The cards, by port.
 #[derive(Debug, Default)]
 pub struct Cards {
-    ports: [Vec<Lent>; PORTS],
+    ports: [Vec<Lent>; DISK_CARDS],
     /// Number of the next set of descriptors.
     lent: u64,
 }
@@ -56,7 +54,8 @@ impl Cards {
             return Err(Error::new(Kind::Unsupported, what));
         }
         let Some(port) = self.ports.iter().position(Vec::is_empty) else {
-            let what = format!("{PORTS} containers of this machine have block devices: there is no place for more");
+            let what =
+                format!("{DISK_CARDS} containers of this machine have block devices: there is no place for more");
             return Err(Error::new(Kind::Unsupported, what));
         };
         let mut lent = Vec::new();

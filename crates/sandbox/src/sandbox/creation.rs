@@ -6,8 +6,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use api::agent::{Attachment, Namespace};
+use api::agent::Namespace;
 use base::{Context, Error, Kind, Result};
+use machine::DISK_CARDS;
 use oci::Bundle;
 use oci::pod::Part;
 
@@ -136,21 +137,19 @@ impl Sandbox {
     async fn make(self: &Arc<Self>, create: &Create, bundle: &Bundle, origin: &Origin) -> Result<()> {
         let id = &create.id;
         let booting = matches!(self.state().phase, Phase::Booting);
-        let root = root(create, bundle)?;
-        let share_root = |(mut placed, mut attachments): (Placed, Vec<Attachment>)| {
-            attachments.push(placed.root(bundle, &create.rootfs, origin)?);
-            Ok((placed, attachments))
-        };
+        let root = self.root(create, bundle)?;
         let place = async {
             let begin = Instant::now();
-            let mut placed = self.share.place(id, bundle, origin)?;
-            if root.is_none() {
-                placed = share_root(placed)?;
+            let (mut placed, mut attachments) = self.share.place(id, bundle, origin)?;
+            if root.is_some() {
+                placed.no_root()?;
+            } else {
+                attachments.push(placed.root(bundle, &create.rootfs, origin)?);
             }
             self.state().spans.end("storage", begin);
-            Ok(placed)
+            Ok((placed, attachments))
         };
-        let mut placed = if booting {
+        let (placed, attachments) = if booting {
             // The guest boots while its files are put in place.
             let (up, placed) = tokio::join!(self.boot(bundle), place);
             up?;
@@ -162,51 +161,46 @@ impl Sandbox {
         let namespaces = self.namespaces(id, bundle).await?;
         let guest = self.guest()?;
         let begin = Instant::now();
-        let watched = changes::watchable(bundle, &placed.1);
-        let own = root.is_some();
-        let made = self.make_inside(create, bundle, &placed.1, &namespaces, root).await;
-        match made {
-            // The machine has no place for it, or its kernel does not know it.
-            Err(e) if own && e.kind() == Kind::Unsupported => {
-                log::info!("the root file system of {id} is mounted on the host: {}", e.chain());
-                placed = share_root(placed)?;
-                self.make_inside(create, bundle, &placed.1, &namespaces, None).await?;
-            }
-            made => {
-                made?;
-                if own {
-                    placed.0.no_root()?;
-                }
-            }
+        let watched = changes::watchable(bundle, &attachments);
+        let (disks, root) = self.plug(id, bundle, root).await?;
+        let attachments = attachments.into_iter().chain(root.map(share::root_on)).collect();
+        let made = guest.create(id, bundle.json(), attachments, namespaces, disks, create.stdio.clone());
+        if let Err(e) = made.await {
+            let disks = std::mem::take(&mut self.state().container(id)?.disks);
+            self.unplug(disks).await;
+            return Err(e);
         }
-        self.adopt(id, placed.0, begin);
+        self.adopt(id, placed, begin);
         self.follow_changes(id, &guest, watched);
         let (sandbox, id) = (Arc::clone(self), id.clone());
         tokio::spawn(async move { sandbox.follow(guest, id, String::new()).await });
         Ok(())
     }
 
-    /// Gives the machine what the container needs of the host, and has it made. Errors: the machine has nothing of it then.
-    async fn make_inside(
-        &self,
-        create: &Create,
-        bundle: &Bundle,
-        attachments: &[Attachment],
-        namespaces: &[Namespace],
-        root: Option<Root>,
-    ) -> Result<()> {
-        let id = &create.id;
-        let guest = self.guest()?;
-        let (disks, root) = self.plug(id, bundle, root).await?;
-        let attachments = attachments.iter().cloned().chain(root.map(share::root_on)).collect();
-        let (namespaces, stdio) = (namespaces.to_vec(), create.stdio.clone());
-        let made = guest.create(id, bundle.json(), attachments, namespaces, disks, stdio);
-        let made = made.await;
-        if made.is_err() {
-            let disks = std::mem::take(&mut self.state().container(id)?.disks);
-            self.unplug(disks).await;
+    /// The root file system that the machine gets as it is, if it does. A guest that has had it may have written anything there, which the
+    /// host's kernel must not read: only CRI, which makes one for each container that it creates, may have it mounted on the host.
+    /// That of a pod's first container, which does nothing, always is: places for block devices are few.
+    fn root(&self, create: &Create, bundle: &Bundle) -> Result<Option<Root>> {
+        let Some(root) = Root::find(&create.rootfs)? else {
+            return Ok(None);
+        };
+        let part = bundle.part()?;
+        if matches!(part, Some(Part::Sandbox(_))) {
+            return Ok(None);
         }
-        made
+        let mut state = self.state();
+        let others = state.containers.iter().filter(|(id, _)| **id != create.id);
+        let taken = others.filter(|(_, other)| other.root_on_disk || !other.disks.is_empty());
+        if taken.count() < DISK_CARDS {
+            state.container(&create.id)?.root_on_disk = true;
+            return Ok(Some(root));
+        }
+        if matches!(part, Some(Part::Member(_))) {
+            return Ok(None);
+        }
+        let what = format!("give the machine the root file system of {}", create.id);
+        let why = format!("{DISK_CARDS} of its containers have block devices: there is no place for more");
+        Err(Error::new(Kind::Unsupported, what).because(why))
     }
 
     /// What the namespaces are in the guest that the spec of `id` names by paths. Errors: `Unsupported` for those of the host, `State`
@@ -253,13 +247,4 @@ impl Sandbox {
         drop(state);
         self.note();
     }
-}
-
-/// The root file system that the machine gets as it is. That of a pod's first container, which does nothing, is shared: places for block
-/// devices are few.
-fn root(create: &Create, bundle: &Bundle) -> Result<Option<Root>> {
-    if matches!(bundle.part()?, Some(Part::Sandbox(_))) {
-        return Ok(None);
-    }
-    Root::find(&create.rootfs)
 }
