@@ -45,6 +45,9 @@ impl Default for Patience {
     }
 }
 
+/// How long after its connections the end of a process is seen.
+const LAG: Duration = Duration::from_millis(100);
+
 /// How the machine of a sandbox is made.
 #[derive(Debug)]
 pub struct Blueprint {
@@ -314,7 +317,7 @@ impl Running {
             () = ended(&running) => Err(Error::new(Kind::Guest, running.cause())),
             () = tokio::time::sleep(left) => Err(late(plan)),
         };
-        running.settle(outcome).await
+        running.settle(outcome, Kind::Guest).await
     }
 
     async fn thaw(
@@ -339,7 +342,7 @@ impl Running {
             () = ended(&running) => Err(Error::new(Kind::Gone, running.cause())),
             () = tokio::time::sleep(left) => Err(late(plan)),
         };
-        running.settle(outcome).await
+        running.settle(outcome, Kind::Gone).await
     }
 
     fn of(machine: Result<Box<dyn Machine>>, device: Option<DeviceProcess>) -> Result<Running> {
@@ -360,11 +363,17 @@ impl Running {
         }
     }
 
-    /// Adds the console's last lines to an error, and ends the machine then.
-    async fn settle(mut self, outcome: Result<Guest>) -> Result<(Running, Guest)> {
+    /// Adds the console's last lines to an error, and ends the machine then. `lost` is what an error is of whose reason is that one of the
+    /// two has ended.
+    async fn settle(mut self, outcome: Result<Guest>, lost: Kind) -> Result<(Running, Guest)> {
         match outcome {
             Ok(guest) => Ok((self, guest)),
             Err(e) => {
+                // A connection that is refused, or breaks, is no reason; the end may be seen a moment later.
+                let e = match tokio::time::timeout(LAG, ended(&self)).await {
+                    Ok(()) => Error::new(lost, self.cause()),
+                    Err(_) => e,
+                };
                 let console = self.machine.console();
                 self.kill().await;
                 let kind = e.kind();
