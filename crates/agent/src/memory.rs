@@ -3,13 +3,12 @@
 //! Memory of the guest as file systems that containers share (`/dev/shm` of a pod): one for each name, as long as a container has it.
 
 use std::collections::HashMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use base::{Context, Kind, Result};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use guest::FileSystem;
 
 use crate::lock::lock;
 
@@ -25,9 +24,7 @@ pub struct Memories {
 
 /// One, unmounted on drop.
 #[derive(Debug)]
-pub struct Memory {
-    path: PathBuf,
-}
+pub struct Memory(FileSystem);
 
 impl Memories {
     /// The one with this name; made if nobody has it, with room for `bytes`.
@@ -40,42 +37,29 @@ impl Memories {
         }
         // A path of its own: an older one of that name may be on its way out.
         let number = self.made.fetch_add(1, Ordering::Relaxed);
-        let memory = Arc::new(Memory::make(Path::new(PLACE).join(number.to_string()), bytes)?);
+        let memory = Arc::new(Memory::make(&Path::new(PLACE).join(number.to_string()), bytes)?);
         known.insert(name.to_owned(), Arc::downgrade(&memory));
         Ok(memory)
     }
 }
 
 impl Memory {
-    fn make(path: PathBuf, bytes: u64) -> Result<Memory> {
-        let what = || format!("mount {bytes} bytes of memory on {}", path.display());
-        fs::create_dir_all(&path).attempt(what)?;
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        let options = format!("mode=1777,size={bytes}");
-        if let Err(e) = mount(Some("shm"), &path, Some("tmpfs"), flags, Some(options.as_str())) {
-            let _ = fs::remove_dir(&path);
-            return Err(e).attempt(what);
-        }
-        Ok(Memory { path })
+    fn make(path: &Path, bytes: u64) -> Result<Memory> {
+        let options = ["nosuid", "nodev", "noexec", "mode=1777", &format!("size={bytes}")].map(str::to_owned);
+        FileSystem::mount("tmpfs", Path::new("shm"), &options, path).map(Memory)
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        if let Err(e) = umount2(&self.path, MntFlags::MNT_DETACH) {
-            log::warn!("unmount {}: {e}", self.path.display());
-        }
-        let _ = fs::remove_dir(&self.path);
+        self.0.path()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use nix::mount::{MsFlags, mount};
     use nix::sched::{CloneFlags, unshare};
 
     use super::*;

@@ -1,6 +1,6 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
-//! A file system on a block device of the machine, mounted for a container beside the guest's own.
+//! A file system that is mounted for containers beside the guest's own: on a block device of the machine, or of memory.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
