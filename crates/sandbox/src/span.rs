@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
+/// As many steps are kept: those of the machine's start and its first container. A pod may have any number of containers after it.
+const MOST: usize = 32;
+
 /// One step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Span {
@@ -58,14 +61,20 @@ impl Spans {
             ms: ms(begin.elapsed()),
         };
         log::info!("{name}: {:.1} ms", step.ms);
-        self.steps.push(step);
+        self.keep(step);
+    }
+
+    fn keep(&mut self, step: Span) {
+        if self.steps.len() < MOST {
+            self.steps.push(step);
+        }
     }
 
     /// Takes over the steps of `others` that are not here yet: both went on from the same ones.
     pub fn join(&mut self, others: &Spans) {
         for step in &others.steps {
             if !self.steps.contains(step) {
-                self.steps.push(step.clone());
+                self.keep(step.clone());
             }
         }
     }
@@ -89,5 +98,17 @@ mod tests {
         let names: Vec<&str> = spans.steps().iter().map(|step| step.name.as_str()).collect();
         assert_eq!(names, ["inner", "outer"]);
         assert!(spans.steps()[1].ms >= spans.steps()[0].ms && spans.steps()[1].at <= spans.steps()[0].at);
+    }
+
+    #[test]
+    fn a_pod_that_lives_long_keeps_no_more_of_them() {
+        let mut spans = Spans::since(Instant::now());
+        for _ in 0..2 * MOST {
+            spans.end("container", Instant::now());
+        }
+        let mut other = Spans::since(Instant::now());
+        other.end("storage", Instant::now());
+        spans.join(&other);
+        assert_eq!(spans.steps().len(), MOST);
     }
 }
