@@ -11,6 +11,7 @@ mod device;
 mod doctor;
 mod door;
 mod guest;
+mod line;
 mod link;
 mod monitor;
 mod node;

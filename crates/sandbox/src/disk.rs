@@ -301,4 +301,42 @@ mod tests {
         };
         assert_eq!(open(place).unwrap_err().kind(), Kind::State);
     }
+
+    #[test]
+    fn one_mount_of_ext4_is_the_machines_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("layer");
+        fs::write(&file, "").unwrap();
+        let mount = |kind: &str, source: &Path, options: &[&str]| RootMount {
+            kind: kind.to_owned(),
+            source: source.display().to_string(),
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+        };
+        let root = Root::find(&[mount("ext4", &file, &["loop", "ro", "noatime"])])
+            .unwrap()
+            .unwrap();
+        let (spec, told, mounted) = root.named("kata-1".into());
+        assert!(spec.read_only);
+        assert_eq!(
+            (told.serial.as_str(), told.access.as_str()),
+            ("kata-1", ""),
+            "no node of it"
+        );
+        assert_eq!((mounted.serial.as_str(), mounted.type_.as_str()), ("kata-1", "ext4"));
+        assert_eq!(mounted.options, ["ro", "noatime"]);
+        let writable = Root::find(&[mount("ext4", &file, &["loop", "rw"])]).unwrap().unwrap();
+        assert!(!writable.named("kata-2".into()).0.read_only);
+        for shared in [
+            vec![],
+            vec![mount("xfs", &file, &[])],
+            vec![mount("overlay", &file, &[])],
+            vec![mount("ext4", Path::new("relative"), &[])],
+            vec![mount("ext4", Path::new("/dev/null"), &[])],
+            vec![mount("ext4", &file, &[]), mount("ext4", &file, &[])],
+        ] {
+            assert!(Root::find(&shared).unwrap().is_none(), "{shared:?}");
+        }
+        let missing = Root::find(&[mount("ext4", &dir.path().join("none"), &[])]).unwrap_err();
+        assert!(missing.chain().contains("none"), "{}", missing.chain());
+    }
 }

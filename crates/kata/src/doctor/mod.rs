@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::line;
 use crate::settings::Choice;
 
 /// Shows what this machine has and lacks for running containers in virtual machines.
@@ -33,18 +34,9 @@ pub fn command() -> clap::Command {
 
 /// `args` without the program's name and the role's word.
 pub fn main(choice: &Choice, args: &[OsString]) -> ExitCode {
-    let program = OsString::from("kata doctor");
-    let options = match Options::try_parse_from(std::iter::once(&program).chain(args)) {
+    let options = match line::parse::<Options>("kata doctor", args) {
         Ok(options) => options,
-        Err(e) => {
-            // Nothing is left to do when even the message cannot be printed.
-            let _ = e.print();
-            return if e.use_stderr() {
-                ExitCode::from(2)
-            } else {
-                ExitCode::SUCCESS
-            };
-        }
+        Err(code) => return code,
     };
     let report = checks::all(choice);
     let mut out = std::io::stdout().lock();

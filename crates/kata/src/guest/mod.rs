@@ -18,6 +18,7 @@ use clap::{Parser, Subcommand};
 use config::Loaded;
 use guest_image::{Kernels, Store};
 
+use crate::line;
 use crate::settings::Choice;
 
 /// Guest images: the kernel and the initramfs that every sandbox boots
@@ -78,14 +79,9 @@ pub fn command() -> clap::Command {
 
 /// `args` without the program's name and the role's word.
 pub fn main(choice: &Choice, args: &[OsString]) -> ExitCode {
-    let name = OsString::from("kata guest");
-    let arguments = match Arguments::try_parse_from([&name].into_iter().chain(args)) {
+    let arguments = match line::parse::<Arguments>("kata guest", args) {
         Ok(arguments) => arguments,
-        Err(e) => {
-            // Nothing is left to say it with if printing fails.
-            let _ = e.print();
-            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
-        }
+        Err(code) => return code,
     };
     match choice.load().and_then(|settings| run(&settings, arguments.command)) {
         Ok(()) => ExitCode::SUCCESS,

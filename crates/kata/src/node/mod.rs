@@ -22,6 +22,7 @@ use clap::Parser;
 use metrics::http::serve;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::line;
 use crate::runtime::print;
 use crate::settings::Choice;
 use gather::Node;
@@ -57,18 +58,9 @@ pub fn command() -> clap::Command {
 
 /// `args` without the program's name and the role's word.
 pub fn main(choice: &Choice, args: &[OsString]) -> ExitCode {
-    let program = OsString::from("kata monitor");
-    let options = match Options::try_parse_from(std::iter::once(&program).chain(args)) {
+    let options = match line::parse::<Options>("kata monitor", args) {
         Ok(options) => options,
-        Err(e) => {
-            // Nothing is left to do when even the message cannot be printed.
-            let _ = e.print();
-            return if e.use_stderr() {
-                ExitCode::from(2)
-            } else {
-                ExitCode::SUCCESS
-            };
-        }
+        Err(code) => return code,
     };
     match live(choice, &options) {
         Ok(()) => ExitCode::SUCCESS,

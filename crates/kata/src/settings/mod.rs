@@ -19,6 +19,8 @@ use clap::{Args, Parser, Subcommand};
 use config::{Faults, Loaded, Selection};
 use oci::{Bundle, Overrides};
 
+use crate::line;
+
 /// Before what is wrong, where that does not matter much.
 pub const WITHOUT: &str = "defaults are used";
 
@@ -151,14 +153,9 @@ pub fn command() -> clap::Command {
 
 /// `args` without the program's name and the role's word.
 pub fn main(choice: &Choice, args: &[OsString]) -> ExitCode {
-    let name = OsString::from("kata config");
-    let line = match Line::try_parse_from([&name].into_iter().chain(args)) {
+    let line = match line::parse::<Line>("kata config", args) {
         Ok(line) => line,
-        Err(e) => {
-            // Nothing is left to say it with if printing fails.
-            let _ = e.print();
-            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
-        }
+        Err(code) => return code,
     };
     let done = match line.verb {
         Verb::Show(show) => show::run(choice, &show),

@@ -30,6 +30,7 @@ use config::{Config, Loaded};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::json;
 
+use crate::line;
 use crate::runtime::print;
 use crate::settings::{self, Choice};
 use crate::shim::{self, Log, parse_refusal};
@@ -99,14 +100,9 @@ pub fn command() -> clap::Command {
 
 /// `args` without the program's name and the role's word.
 pub fn main(choice: &Choice, args: &[OsString]) -> ExitCode {
-    let name = OsString::from("kata standby");
-    let line = match Line::try_parse_from([&name].into_iter().chain(args)) {
+    let line = match line::parse::<Line>("kata standby", args) {
         Ok(line) => line,
-        Err(e) => {
-            // Nothing is left to say it with if printing fails.
-            let _ = e.print();
-            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
-        }
+        Err(code) => return code,
     };
     match run(choice, line.verb) {
         Ok(()) => ExitCode::SUCCESS,
