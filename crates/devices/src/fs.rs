@@ -9,12 +9,13 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read};
+use std::mem;
 use std::path::Path;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 use virtio::queue::Served;
-use virtio::{Activation, Bitmap, Chain, Device, Memory, Result};
+use virtio::{Activation, Bitmap, Chain, Device, Linger, Memory, Result};
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 use virtio_queue::{Queue as Ring, QueueT};
 use virtiofsd::descriptor_utils::{Reader, Writer};
@@ -32,6 +33,9 @@ const QUEUES: [u16; 2] = [1024, 1024];
 const TAG: usize = 36;
 /// How long the guest may believe what it has seen. The host may change files at any time: short.
 pub const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A guest's program that works on files asks for one thing after the other. Long enough for an emulated guest to ask again.
+const LINGER: Duration = Duration::from_micros(200);
 
 thread_local! {
     /// Attributes are read and written relative to a working directory that is changed for it: this thread has one of its own.
@@ -68,6 +72,7 @@ pub struct Fs {
     engine: Engine,
     config: Vec<u8>,
     notices: Notices,
+    linger: Linger,
 }
 
 impl std::fmt::Debug for Fs {
@@ -121,6 +126,7 @@ impl Fs {
             engine,
             config,
             notices: Notices::default(),
+            linger: Linger::up_to(LINGER),
         })
     }
 
@@ -214,11 +220,13 @@ impl Device for Fs {
             unshare(CloneFlags::CLONE_FS).map_err(io::Error::from)?;
             APART.set(true);
         }
-        let Some((queue, mem)) = act.queue(index) else {
+        let Some((queue, memory)) = act.queue(index) else {
             return Ok(());
         };
-        let fs = &*self;
-        queue.drain(mem, |chain| Served::Used(fs.answer(&chain)))
+        let mut linger = mem::take(&mut self.linger);
+        let drained = queue.drain(memory, &mut linger, |chain| Served::Used(self.answer(&chain)));
+        self.linger = linger;
+        drained
     }
 }
 

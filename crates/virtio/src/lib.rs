@@ -6,10 +6,12 @@
 //! only. A transport makes an [`Activation`]; a [`Worker`] runs the core on its own thread and gives both back when it stops.
 
 pub mod device;
+pub mod linger;
 pub mod queue;
 pub mod worker;
 
 pub use device::{Activation, Device, Error, Result};
+pub use linger::Linger;
 pub use queue::{Call, Queue, Served};
 pub use worker::Worker;
 

@@ -3,13 +3,14 @@
 //! One virtqueue: the ring, the eventfd with which the driver kicks, and the interrupt (Virtio 1.2, section 2.6).
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use virtio_queue::{Queue as Ring, QueueOwnedT, QueueT};
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::{Chain, Memory, Result};
+use crate::{Chain, Linger, Memory, Result};
 
 /// Guest interrupt of one queue. The transport may swap the eventfd at any time.
 #[derive(Debug, Clone, Default)]
@@ -54,8 +55,10 @@ pub struct Queue {
 impl Queue {
     /// Offers available chains to `serve`, then interrupts the guest once if the driver asked for it. A driver that adds chains as
     /// fast as they are served gets one ring of them at a time: the rest is as if kicked again, so that others have their turn.
+    /// When all are served it looks for more as `linger` says, without kicks.
     /// Errors: the ring itself is broken (outside of memory, an index that runs away).
-    pub fn drain(&mut self, mem: &Memory, mut serve: impl FnMut(Chain) -> Served) -> Result<()> {
+    pub fn drain(&mut self, mem: &Memory, linger: &mut Linger, mut serve: impl FnMut(Chain) -> Served) -> Result<()> {
+        linger.wake();
         let mut used = false;
         let mut wanted = true;
         let mut turn = self.ring.size();
@@ -80,8 +83,12 @@ impl Queue {
                     }
                 }
             }
+            let came = wanted && turn > 0 && linger.stays() && {
+                self.interrupt(mem, &mut used)?;
+                linger.until(|| self.is_offered(mem))
+            };
             // The driver may have added a chain before it saw that notifications are on again.
-            if !self.ring.enable_notification(&*mem.memory())? {
+            if !came && !self.ring.enable_notification(&*mem.memory())? {
                 break;
             }
             if turn == 0 {
@@ -94,9 +101,86 @@ impl Queue {
                 return Err(virtio_queue::Error::InvalidAvailRingIndex.into());
             }
         }
-        if used && self.ring.needs_notification(&*mem.memory())? {
+        linger.sleep();
+        self.interrupt(mem, &mut used)
+    }
+
+    /// Tells the driver of chains that are used, if it asked for it.
+    fn interrupt(&mut self, mem: &Memory, used: &mut bool) -> Result<()> {
+        if std::mem::take(used) && self.ring.needs_notification(&*mem.memory())? {
             self.call.signal()?;
         }
         Ok(())
+    }
+
+    /// Also where that cannot be told: whoever takes the next chain hears why.
+    fn is_offered(&self, mem: &Memory) -> bool {
+        let index = self.ring.avail_idx(&*mem.memory(), Ordering::Acquire);
+        index.map_or(true, |index| index.0 != self.ring.next_avail())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
+    use super::*;
+    use crate::Bitmap;
+
+    const AVAILABLE: u64 = 0x1000;
+    const USED: u64 = 0x2000;
+    /// A chain with which the device ends its turn.
+    const LAST: u16 = 5;
+
+    fn offer(mem: &Memory, head: u16, index: u16) {
+        let mem = mem.memory();
+        let slot = AVAILABLE + 4 + 2 * u64::from(index - 1);
+        mem.write_obj(head, GuestAddress(slot)).unwrap();
+        mem.store(index, GuestAddress(AVAILABLE + 2), Ordering::Release)
+            .unwrap();
+    }
+
+    #[test]
+    fn a_chain_that_comes_soon_needs_no_kick_and_the_answer_before_it_is_told() {
+        let memory = GuestMemoryMmap::<Bitmap>::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
+        let mem = Memory::new(memory);
+        let mut ring = Ring::new(8).unwrap();
+        ring.try_set_avail_ring_address(GuestAddress(AVAILABLE)).unwrap();
+        ring.try_set_used_ring_address(GuestAddress(USED)).unwrap();
+        ring.set_ready(true);
+        let interrupt = EventFd::new(0).unwrap();
+        let call = Call::default();
+        call.set(Some(interrupt.try_clone().unwrap()));
+        let kick = EventFd::new(EFD_NONBLOCK).unwrap();
+        let mut queue = Queue { ring, kick, call };
+        let mut linger = Linger::always(Duration::from_secs(30));
+        let mut turn = || {
+            let mut seen = Vec::new();
+            let drained = queue.drain(&mem, &mut linger, |chain| {
+                seen.push(chain.head_index());
+                if chain.head_index() == LAST {
+                    Served::Back
+                } else {
+                    Served::Used(3)
+                }
+            });
+            drained.unwrap();
+            seen
+        };
+        offer(&mem, 2, 1);
+        assert_eq!(turn(), [2], "a driver that nothing is known of is not waited for");
+        assert_eq!(interrupt.read().unwrap(), 1);
+        offer(&mem, 4, 2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                interrupt.read().unwrap();
+                offer(&mem, LAST, 3);
+            });
+            assert_eq!(turn(), [4, LAST]);
+        });
     }
 }

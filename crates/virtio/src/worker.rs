@@ -138,7 +138,7 @@ mod tests {
 
     use super::*;
     use crate::queue::Served;
-    use crate::{Bitmap, Call, Memory, Queue};
+    use crate::{Bitmap, Call, Linger, Memory, Queue};
 
     const AVAILABLE: u64 = 0x1000;
     const USED: u64 = 0x2000;
@@ -163,7 +163,7 @@ mod tests {
             let Some((queue, mem)) = act.queue(index) else {
                 return Ok(());
             };
-            queue.drain(mem, |chain| {
+            queue.drain(mem, &mut Linger::default(), |chain| {
                 self.0.send(chain.head_index()).unwrap();
                 if chain.head_index() == 5 {
                     Served::Back

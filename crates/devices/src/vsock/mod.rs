@@ -14,7 +14,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use virtio::queue::Served;
-use virtio::{Activation, Device, Result};
+use virtio::{Activation, Device, Linger, Result};
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 
 pub use self::muxer::Muxer;
@@ -60,7 +60,7 @@ impl Vsock {
             return Ok(());
         };
         let muxer = &mut self.muxer;
-        queue.drain(mem, |chain| {
+        queue.drain(mem, &mut Linger::default(), |chain| {
             if muxer.has_packets() {
                 packet::fill(chain, muxer)
             } else {
@@ -92,7 +92,7 @@ impl Device for Vsock {
             && let Some((queue, mem)) = act.queue(TX)
         {
             let muxer = &mut self.muxer;
-            queue.drain(mem, |chain| {
+            queue.drain(mem, &mut Linger::default(), |chain| {
                 packet::take(chain, muxer);
                 Served::Used(0)
             })?;
