@@ -11,7 +11,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eo pipefail -c
 .NOTPARALLEL:
-.PHONY: build run test bench bench-build bench-ab install lint unit vm fuzz clean setup guest deny torture lab lab-test lab-build man completions deb \
+.PHONY: build run test bench bench-build bench-ab bench-suite install lint unit vm fuzz clean setup guest deny torture lab lab-test lab-build man completions deb \
 	deb-test software engines cri table deploy-tools deploy-image
 
 PREFIX ?= /usr/local
@@ -127,6 +127,11 @@ bench: guest bench-build
 # Two revisions beside each other: A=REV B=REV, and ARGS as above.
 bench-ab: bench-build
 	PATH="$$PATH:$$HOME/.cargo/bin" bench/ab $(OUT)/ab $(BIN)/bench $(A) $(B) $(ARGS)
+
+# The tests of containers, where machines begin as copies of a template and where each one boots.
+bench-suite: guest torture
+	scripts/setup test
+	$(SUDO) env PATH="$$PATH:$$HOME/.cargo/bin" bench/suite $(BIN)
 
 # Pages and completions come from the definitions of the command lines.
 man: build
