@@ -24,6 +24,7 @@ use virtiofsd::passthrough::{CachePolicy, Config, InodeFileHandlesMode, Passthro
 use virtiofsd::server::Server;
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
 
+use crate::fixed::Fixed;
 use crate::notice::{self, Notices};
 use crate::privilege::{self, Forgone};
 
@@ -63,7 +64,7 @@ pub struct Share<'a> {
 }
 
 enum Engine {
-    Writable(Server<PassthroughFs>),
+    Writable(Server<Fixed>),
     ReadOnly(Server<PassthroughFsRo>),
 }
 
@@ -120,7 +121,7 @@ impl Fs {
         let engine = if share.read_only {
             Engine::ReadOnly(Server::new(PassthroughFsRo::new(settings)?))
         } else {
-            Engine::Writable(Server::new(PassthroughFs::new(settings)?))
+            Engine::Writable(Server::new(Fixed::new(PassthroughFs::new(settings)?)))
         };
         Ok(Fs {
             engine,
@@ -244,6 +245,7 @@ mod tests {
     const REQUEST: u64 = 0x4000;
     const ANSWER: u64 = 0x8000;
     const LOOKUP: u32 = 1;
+    const FORGET: u32 = 2;
     const MKDIR: u32 = 9;
     const INIT: u32 = 26;
     const ROOT: u64 = 1;
@@ -333,6 +335,12 @@ mod tests {
             let written: u32 = mem.read_obj(GuestAddress(slot + 4)).unwrap();
             (written > 0).then(|| -mem.read_obj::<i32>(GuestAddress(ANSWER + 4)).unwrap())
         }
+
+        /// The number of an entry that is there.
+        fn find(&mut self, parent: u64, name: &[u8]) -> u64 {
+            assert_eq!(self.ask(LOOKUP, parent, name, true), Some(0), "{}", name.escape_ascii());
+            self.act.mem.memory().read_obj(GuestAddress(ANSWER + 16)).unwrap()
+        }
     }
 
     #[test]
@@ -357,6 +365,70 @@ mod tests {
             Some(0),
             "the link itself is there, for the guest to follow"
         );
+    }
+
+    #[test]
+    fn entries_of_a_fixed_directory_stay() {
+        const SYMLINK: u32 = 6;
+        const UNLINK: u32 = 10;
+        const RENAME: u32 = 12;
+        const SETXATTR: u32 = 21;
+        const CREATE: u32 = 35;
+        let dir = tempfile::tempdir().unwrap();
+        let layer = dir.path().join("c/layer");
+        for place in ["fs", "work"] {
+            std::fs::create_dir_all(layer.join(place)).unwrap();
+        }
+        std::fs::write(layer.join("mark"), "").unwrap();
+        // Of this name, but not in its place.
+        std::fs::create_dir(layer.join("fs/layer")).unwrap();
+        let mut guest = Guest::new(dir.path(), false);
+        let container = guest.find(ROOT, b"c\0");
+        let fixed = guest.find(container, b"layer\0");
+        let (fs, work) = (guest.find(fixed, b"fs\0"), guest.find(fixed, b"work\0"));
+        let mkdir = |name: &[u8]| [&0o755_u32.to_le_bytes()[..], &0_u32.to_le_bytes(), name].concat();
+        let rename = |to: u64, names: &[u8]| [&to.to_le_bytes()[..], names].concat();
+        let create = [
+            &[libc::O_RDWR.cast_unsigned(), 0o644, 0, 0]
+                .map(u32::to_le_bytes)
+                .concat()[..],
+            b"new\0",
+        ]
+        .concat();
+        let xattr = [&[1_u32, 0].map(u32::to_le_bytes).concat()[..], b"user.a\0v"].concat();
+        for (opcode, node, body) in [
+            (MKDIR, fixed, mkdir(b"new\0")),
+            (CREATE, fixed, create),
+            (SYMLINK, fixed, b"new\0/etc\0".to_vec()),
+            (UNLINK, fixed, b"mark\0".to_vec()),
+            (RENAME, fixed, rename(work, b"fs\0fs\0")),
+            (RENAME, fs, rename(fixed, b"layer\0new\0")),
+            (SETXATTR, fixed, xattr),
+        ] {
+            assert_eq!(
+                guest.ask(opcode, node, &body, true),
+                Some(libc::EPERM),
+                "request {opcode}"
+            );
+        }
+        // An overlay's work, below.
+        assert_eq!(guest.ask(MKDIR, work, &mkdir(b"d\0"), true), Some(0));
+        assert_eq!(guest.ask(RENAME, work, &rename(fs, b"d\0d\0"), true), Some(0));
+        assert!(layer.join("fs/d").is_dir());
+        let other = guest.find(fs, b"layer\0");
+        assert_eq!(guest.ask(MKDIR, other, &mkdir(b"d\0"), true), Some(0));
+        // No way back to it by another number.
+        assert_eq!(guest.ask(FORGET, fixed, &1_u64.to_le_bytes(), false), None);
+        assert_eq!(guest.ask(LOOKUP, fs, b"..\0", true), Some(libc::ESTALE));
+        let again = guest.find(container, b"layer\0");
+        assert_ne!(again, fixed);
+        assert_eq!(guest.ask(MKDIR, again, &mkdir(b"new\0"), true), Some(libc::EPERM));
+        let mut left: Vec<_> = std::fs::read_dir(&layer)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["fs", "mark", "work"]);
     }
 
     #[test]

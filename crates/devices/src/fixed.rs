@@ -1,0 +1,170 @@
+// Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
+
+//! Directories of a share whose entries stay as the host made them, though the guest may write what is below.
+//!
+//! A snapshotter keeps a container's own files in one directory beside what it trusts, and an overlay needs both places of it in one mount.
+//! A guest that was taken over could put an entry there which the host's kernel mounts later, or a link in place of a directory.
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use virtiofsd::filesystem::{
+    Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions, SetattrValid,
+    SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
+};
+use virtiofsd::fuse;
+use virtiofsd::passthrough::PassthroughFs;
+
+/// A directory of this name in one that is in the root is fixed.
+pub const NAME: &str = "layer";
+
+/// Inode number of the root, by the protocol.
+const ROOT: u64 = 1;
+
+/// Any directory, but for those.
+pub(crate) struct Fixed {
+    files: PassthroughFs,
+    known: Mutex<Known>,
+}
+
+/// What the guest has looked up, and how often it has not forgotten it: its number is not another's until then.
+#[derive(Default)]
+struct Known {
+    /// Directories and files in the root.
+    first: HashMap<u64, u64>,
+    fixed: HashMap<u64, u64>,
+    /// A fixed directory was looked up once: others know ways to it.
+    any: bool,
+}
+
+impl Known {
+    fn forget(&mut self, inode: u64, count: u64) {
+        for known in [&mut self.first, &mut self.fixed] {
+            if let Some(times) = known.get_mut(&inode) {
+                *times = times.saturating_sub(count);
+                if *times == 0 {
+                    known.remove(&inode);
+                }
+            }
+        }
+    }
+}
+
+impl Fixed {
+    /// All of `files`.
+    pub fn new(files: PassthroughFs) -> Fixed {
+        Fixed {
+            files,
+            known: Mutex::default(),
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Errors: `EPERM` if it is a fixed directory.
+    fn free(&self, inode: u64) -> io::Result<()> {
+        if self.known().fixed.contains_key(&inode) {
+            return Err(io::Error::from_raw_os_error(libc::EPERM));
+        }
+        Ok(())
+    }
+}
+
+/// What is `files`' alone. In brackets: inodes that must not be fixed directories.
+macro_rules! passed {
+    ($($([$($free:ident),+])? fn $name:ident $(<$kind:ident: $bound:ident>)? ($($word:ident: $type:ty),*) -> $answer:ty;)*) => {
+        $(fn $name $(<$kind: $bound>)? (&self, $($word: $type),*) -> $answer {
+            $($(self.free($free)?;)+)?
+            self.files.$name($($word),*)
+        })*
+    };
+}
+
+type Opened = (Option<u64>, OpenOptions);
+
+impl FileSystem for Fixed {
+    type Inode = u64;
+    type Handle = u64;
+    type DirIter = <PassthroughFs as FileSystem>::DirIter;
+
+    fn lookup(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<Entry> {
+        // Forgotten, a fixed directory must not come back under a number that we do not know.
+        if name == c".." && self.known().any {
+            return Err(io::Error::from_raw_os_error(libc::ESTALE));
+        }
+        let entry = self.files.lookup(ctx, parent, name)?;
+        let mut known = self.known();
+        if parent == ROOT {
+            *known.first.entry(entry.inode).or_default() += 1;
+        } else if name.to_bytes() == NAME.as_bytes() && known.first.contains_key(&parent) {
+            known.any = true;
+            *known.fixed.entry(entry.inode).or_default() += 1;
+        }
+        Ok(entry)
+    }
+
+    fn forget(&self, ctx: Context, inode: u64, count: u64) {
+        self.known().forget(inode, count);
+        self.files.forget(ctx, inode, count);
+    }
+
+    fn batch_forget(&self, ctx: Context, requests: Vec<(u64, u64)>) {
+        let mut known = self.known();
+        for (inode, count) in &requests {
+            known.forget(*inode, *count);
+        }
+        drop(known);
+        self.files.batch_forget(ctx, requests);
+    }
+
+    passed! {
+        fn init(capable: FsOptions) -> io::Result<FsOptions>;
+        fn destroy() -> ();
+        fn getattr(ctx: Context, inode: u64, handle: Option<u64>) -> io::Result<(fuse::Attr, Duration)>;
+        [inode] fn setattr(ctx: Context, inode: u64, attr: fuse::SetattrIn, handle: Option<u64>, valid: SetattrValid)
+            -> io::Result<(fuse::Attr, Duration)>;
+        fn readlink(ctx: Context, inode: u64) -> io::Result<Vec<u8>>;
+        [parent] fn symlink(ctx: Context, link: &CStr, parent: u64, name: &CStr, more: Extensions) -> io::Result<Entry>;
+        [parent] fn mknod(ctx: Context, parent: u64, name: &CStr, mode: u32, rdev: u32, umask: u32, more: Extensions)
+            -> io::Result<Entry>;
+        [parent] fn mkdir(ctx: Context, parent: u64, name: &CStr, mode: u32, umask: u32, more: Extensions)
+            -> io::Result<Entry>;
+        [parent] fn unlink(ctx: Context, parent: u64, name: &CStr) -> io::Result<()>;
+        [parent] fn rmdir(ctx: Context, parent: u64, name: &CStr) -> io::Result<()>;
+        [old, new] fn rename(ctx: Context, old: u64, name: &CStr, new: u64, new_name: &CStr, flags: u32)
+            -> io::Result<()>;
+        [parent] fn link(ctx: Context, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry>;
+        fn open(ctx: Context, inode: u64, kill_priv: bool, flags: u32) -> io::Result<Opened>;
+        [parent] fn create(ctx: Context, parent: u64, name: &CStr, mode: u32, kill_priv: bool, flags: u32, umask: u32,
+            more: Extensions) -> io::Result<(Entry, Option<u64>, OpenOptions)>;
+        fn read<W: ZeroCopyWriter>(ctx: Context, inode: u64, handle: u64, to: W, size: u32, at: u64, owner: Option<u64>,
+            flags: u32) -> io::Result<usize>;
+        fn write<R: ZeroCopyReader>(ctx: Context, inode: u64, handle: u64, from: R, size: u32, at: u64,
+            owner: Option<u64>, delayed: bool, kill_priv: bool, flags: u32) -> io::Result<usize>;
+        fn flush(ctx: Context, inode: u64, handle: u64, owner: u64) -> io::Result<()>;
+        fn fsync(ctx: Context, inode: u64, data: bool, handle: u64) -> io::Result<()>;
+        fn fallocate(ctx: Context, inode: u64, handle: u64, mode: u32, at: u64, len: u64) -> io::Result<()>;
+        fn release(ctx: Context, inode: u64, flags: u32, handle: u64, flush: bool, unlock: bool, owner: Option<u64>)
+            -> io::Result<()>;
+        fn statfs(ctx: Context, inode: u64) -> io::Result<libc::statvfs64>;
+        [inode] fn setxattr(ctx: Context, inode: u64, name: &CStr, value: &[u8], flags: u32, more: SetxattrFlags)
+            -> io::Result<()>;
+        fn getxattr(ctx: Context, inode: u64, name: &CStr, size: u32) -> io::Result<GetxattrReply>;
+        fn listxattr(ctx: Context, inode: u64, size: u32) -> io::Result<ListxattrReply>;
+        [inode] fn removexattr(ctx: Context, inode: u64, name: &CStr) -> io::Result<()>;
+        fn opendir(ctx: Context, inode: u64, flags: u32) -> io::Result<Opened>;
+        fn readdir(ctx: Context, inode: u64, handle: u64, size: u32, at: u64) -> io::Result<Self::DirIter>;
+        fn fsyncdir(ctx: Context, inode: u64, data: bool, handle: u64) -> io::Result<()>;
+        fn releasedir(ctx: Context, inode: u64, flags: u32, handle: u64) -> io::Result<()>;
+        fn access(ctx: Context, inode: u64, mask: u32) -> io::Result<()>;
+        fn lseek(ctx: Context, inode: u64, handle: u64, at: u64, whence: u32) -> io::Result<u64>;
+        fn copyfilerange(ctx: Context, from: u64, from_handle: u64, from_at: u64, to: u64, to_handle: u64, to_at: u64,
+            len: u64, flags: u64) -> io::Result<usize>;
+        fn syncfs(ctx: Context, inode: u64) -> io::Result<()>;
+    }
+}
