@@ -99,10 +99,16 @@ pub const DISK_CARDS: usize = 2;
 pub struct DiskSpec {
     /// Its serial number, by which the guest finds it: at most 20 letters and digits, and `-`.
     pub serial: String,
-    /// The host's device, or a file in place of one, open for what it is to be used for.
-    pub device: Arc<OwnedFd>,
+    /// The host's device, or a file in place of one, open for what it is to be used for. Several files are one device that is only read:
+    /// each begins where the one before it ends, rounded up to [`DiskSpec::ALIGNMENT`].
+    pub parts: Vec<Arc<OwnedFd>>,
     /// The guest cannot write.
     pub read_only: bool,
+}
+
+impl DiskSpec {
+    /// Of parts, in bytes: pages of the guest, and blocks of its file systems.
+    pub const ALIGNMENT: u64 = 4096;
 }
 
 /// One virtio-fs device.

@@ -53,7 +53,7 @@ impl Disk {
         };
         let spec = DiskSpec {
             serial,
-            device: Arc::new(OwnedFd::from(self.device)),
+            parts: vec![Arc::new(OwnedFd::from(self.device))],
             read_only: self.read_only,
         };
         (spec, told)

@@ -5,7 +5,7 @@
 //! The port is without power while it is empty; the guest switches it on to find the card, and off to let it go: only then is it
 //! unplugged. A guest that does not keeps the devices until its end.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use base::{Context, Error, Kind, Result};
@@ -13,6 +13,7 @@ use nix::sys::stat::{SFlag, fstat};
 use serde_json::json;
 
 use super::command::{FUNCTIONS, disk_port};
+use super::concat;
 use super::qmp::Qmp;
 use crate::{DISK_CARDS, DiskSpec};
 
@@ -31,7 +32,7 @@ pub struct Cards {
 /// What QEMU has been given for one device.
 #[derive(Debug)]
 struct Lent {
-    set: u64,
+    sets: Vec<u64>,
     serial: String,
 }
 
@@ -75,18 +76,34 @@ impl Cards {
         for (function, disk) in disks.iter().enumerate().rev() {
             let serial = &disk.serial;
             let what = || format!("give the machine block device {serial}");
-            self.lent += 1;
-            let set = self.lent;
             lent.push(Lent {
-                set,
+                sets: Vec::new(),
                 serial: serial.clone(),
             });
-            qmp.lend(set, disk.device.as_fd()).await.attempt(what)?;
-            // Nothing keeps two containers from one device, as on the host. The host's page cache is the only one.
-            let node = json!({
-                "driver": driver(disk).attempt(what)?, "node-name": serial, "filename": format!("/dev/fdset/{set}"),
-                "read-only": disk.read_only, "locking": "off", "discard": "unmap",
-            });
+            let mut all = disk.parts.iter().map(|part| part.as_fd()).collect::<Vec<_>>();
+            let first = self.lent + 1;
+            let list = (all.len() > 1)
+                .then(|| concat::list(&all, first))
+                .transpose()
+                .attempt(what)?;
+            all.extend(list.as_ref().map(AsFd::as_fd));
+            for part in all {
+                self.lent += 1;
+                if let Some(lent) = lent.last_mut() {
+                    lent.sets.push(self.lent);
+                }
+                qmp.lend(self.lent, part).await.attempt(what)?;
+            }
+            let file = format!("/dev/fdset/{}", self.lent);
+            let node = match (&disk.parts[..], list) {
+                (_, Some(_)) => concat::node(serial, &file),
+                // Nothing keeps two containers from one device, as on the host. The host's page cache is the only one.
+                ([device, ..], _) => json!({
+                    "driver": driver(device).attempt(what)?, "node-name": serial, "filename": file,
+                    "read-only": disk.read_only, "locking": "off", "discard": "unmap",
+                }),
+                ([], _) => return Err(Error::new(Kind::Bug, what()).because("nothing is behind it")),
+            };
             qmp.execute("blockdev-add", node).await.attempt(what)?;
             let plug = json!({
                 "driver": "virtio-blk-pci", "id": device(serial), "drive": serial, "serial": serial,
@@ -119,28 +136,29 @@ impl Cards {
                 }
             }
         }
-        for lent in port.drain(..) {
+        for set in port.drain(..).flat_map(|lent| lent.sets) {
             // Closed, as nothing uses it any more.
-            qmp.execute("remove-fd", json!({ "fdset-id": lent.set })).await?;
+            qmp.execute("remove-fd", json!({ "fdset-id": set })).await?;
         }
         Ok(())
     }
 }
 
 /// How QEMU reaches what is behind a disk.
-fn driver(disk: &DiskSpec) -> nix::Result<&'static str> {
-    let found = fstat(&disk.device)?;
+fn driver(device: &OwnedFd) -> nix::Result<&'static str> {
+    let found = fstat(device)?;
     let is_file = SFlag::from_bits_truncate(found.st_mode & libc::S_IFMT) == SFlag::S_IFREG;
     Ok(if is_file { "file" } else { "host_device" })
 }
 
 /// After a failure, of which the first error tells.
 async fn take_back(qmp: &mut Qmp, lent: &Lent) {
-    for (command, arguments) in [
+    let sets = lent.sets.iter().map(|set| ("remove-fd", json!({ "fdset-id": set })));
+    let device = [
         ("device_del", json!({ "id": device(&lent.serial) })),
         ("blockdev-del", json!({ "node-name": lent.serial })),
-        ("remove-fd", json!({ "fdset-id": lent.set })),
-    ] {
+    ];
+    for (command, arguments) in device.into_iter().chain(sets) {
         if let Err(e) = qmp.execute(command, arguments).await {
             log::debug!("{}", e.chain());
         }
@@ -151,7 +169,6 @@ async fn take_back(qmp: &mut Qmp, lent: &Lent) {
 mod tests {
     use std::fs::File;
     use std::io::{BufRead, BufReader, Write};
-    use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream as StdUnixStream;
     use std::sync::Arc;
     use std::thread;
@@ -191,7 +208,7 @@ mod tests {
     fn disk(serial: &str) -> DiskSpec {
         DiskSpec {
             serial: serial.into(),
-            device: Arc::new(OwnedFd::from(File::open("/dev/null").unwrap())),
+            parts: vec![Arc::new(OwnedFd::from(File::open("/dev/null").unwrap()))],
             read_only: true,
         }
     }
@@ -216,6 +233,25 @@ mod tests {
         });
         let expected = "add-fd 1, blockdev-add b, device_add 0.1, add-fd 2, blockdev-add a, device_add 0.0, device_del disk-b, \
                         blockdev-del b, device_del disk-a, blockdev-del a, remove-fd 1, remove-fd 2";
+        assert_eq!(came.await.join(", "), expected);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn several_files_are_one_device() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(5000).unwrap();
+        let part = Arc::new(OwnedFd::from(file));
+        let several = DiskSpec {
+            parts: vec![Arc::clone(&part), part],
+            ..disk("a")
+        };
+        let came = play("", async |cards: &mut Cards, qmp: &mut Qmp| {
+            cards.plug(qmp, &[several.clone(), disk("b")]).await.unwrap();
+            cards.unplug(qmp, &["a".into()]).await.unwrap();
+        });
+        let expected = "add-fd 1, blockdev-add b, device_add 0.1, add-fd 2, add-fd 3, add-fd 4, blockdev-add a, device_add 0.0, \
+                        device_del disk-b, blockdev-del b, device_del disk-a, blockdev-del a, remove-fd 1, remove-fd 2, remove-fd 3, \
+                        remove-fd 4";
         assert_eq!(came.await.join(", "), expected);
     }
 

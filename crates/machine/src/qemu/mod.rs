@@ -8,6 +8,7 @@
 pub mod binary;
 pub mod boot;
 pub mod command;
+mod concat;
 mod disk;
 pub mod qmp;
 mod template;
