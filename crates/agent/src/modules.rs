@@ -12,7 +12,7 @@ use nix::kmod::{ModuleInitFlags, finit_module};
 
 /// Paths of modules, one per line, each behind what it depends on.
 const LIST: &str = "/etc/kata/modules";
-/// Those that are loaded when they are needed, likewise.
+/// Those that are loaded when they are needed, likewise; an empty line is behind each that somebody asks for.
 const LATER: &str = "/etc/kata/modules.later";
 /// A driver whose devices wait until somebody wants them: most spare ones are never used.
 const PATIENT: &str = "virtio_net";
@@ -32,18 +32,18 @@ pub fn load_later(names: &[&str]) -> Result<()> {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
         other => other.attempt(|| format!("read {LATER}"))?,
     };
-    up_to(&list, names).try_for_each(load_now)
+    asked(&list, names).try_for_each(load_now)
 }
 
-/// The part of the list that ends with the last one of `names`.
-fn up_to<'a>(list: &'a str, names: &[&str]) -> impl Iterator<Item = &'a Path> {
-    let is_one = |path: &Path| {
-        path.file_stem()
+/// The parts of the list that end with one of `names`.
+fn asked<'a>(list: &'a str, names: &[&str]) -> impl Iterator<Item = &'a Path> {
+    let is_one = |path: Option<&Path>| {
+        path.and_then(Path::file_stem)
             .is_some_and(|stem| names.iter().any(|name| stem == *name))
     };
-    let all: Vec<&Path> = paths(list).collect();
-    let count = all.iter().rposition(|path| is_one(path));
-    all.into_iter().take(count.map_or(0, |last| last + 1))
+    list.split("\n\n")
+        .filter(move |part| is_one(paths(part).last()))
+        .flat_map(paths)
 }
 
 fn paths(list: &str) -> impl Iterator<Item = &Path> {
@@ -96,9 +96,11 @@ mod tests {
         let all: Vec<_> = paths("/lib/a.ko\n\n /lib/b.ko \n/lib/c.ko").collect();
         assert_eq!(all, ["/lib/a.ko", "/lib/b.ko", "/lib/c.ko"].map(Path::new));
         assert_eq!(paths("").count(), 0);
-        let list = "/lib/dep.ko\n/lib/blk.ko\n/lib/mem.ko\n";
-        let some = |names: &[&str]| up_to(list, names).count();
-        assert_eq!((some(&["blk"]), some(&["blk", "mem"]), some(&["dep.ko"])), (2, 3, 0));
+        let list = "/lib/dep.ko\n/lib/blk.ko\n\n/lib/mem.ko\n\n/lib/dep.ko\n/lib/fs.ko\n\n";
+        let some = |names: &[&str]| asked(list, names).count();
+        assert_eq!((some(&["blk"]), some(&["blk", "mem"]), some(&["dep"])), (2, 3, 0));
+        let fs: Vec<_> = asked(list, &["fs"]).collect();
+        assert_eq!(fs, ["/lib/dep.ko", "/lib/fs.ko"].map(Path::new));
     }
 
     #[test]

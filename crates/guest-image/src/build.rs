@@ -19,7 +19,7 @@ use crate::store::{GuestImage, INITRAMFS, KERNEL, MANIFEST, Store};
 use crate::{apt, bzimage, digest, elf, initramfs, own};
 
 /// Changes when the same inputs make another image.
-const LAYOUT: &str = "kata guest image 3";
+const LAYOUT: &str = "kata guest image 4";
 
 /// What to build.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -268,7 +268,7 @@ impl Recipe {
         let later = kernel.modules.resolve_later(&LATER, &modules)?;
         if let Some(other) = modules
             .iter()
-            .chain(&later)
+            .chain(later.iter().flatten())
             .find(|module| module.release != kernel.release)
         {
             let reason = format!(
@@ -286,7 +286,7 @@ impl Recipe {
         })?;
         progress.step(&format!(
             "write the initramfs with {} modules",
-            modules.len() + later.len()
+            modules.len() + later.iter().map(Vec::len).sum::<usize>()
         ))?;
         write(&fresh.path().join(INITRAMFS), |out| {
             initramfs::write(out, &agent, &kernel.release, &modules, &later)
@@ -301,7 +301,11 @@ impl Recipe {
             created: created.context(Kind::Bug, || "write the time".into())?,
             packages: packages(&kernel),
             release: kernel.release,
-            modules: modules.into_iter().chain(later).map(|module| module.name).collect(),
+            modules: modules
+                .into_iter()
+                .chain(later.into_iter().flatten())
+                .map(|module| module.name)
+                .collect(),
             agent: self.agent,
             inputs: self.inputs,
             outputs: vec![Output::of(fresh.path(), KERNEL)?, Output::of(fresh.path(), INITRAMFS)?],

@@ -27,8 +27,16 @@ enum Node<'a> {
 }
 
 /// Writes the archive for a kernel `release` with `modules` in the order of loading, and those that are loaded when they are needed.
-pub fn write(out: &mut dyn Write, agent: &[u8], release: &str, modules: &[Module], later: &[Module]) -> Result<()> {
-    let lists = [modules, later].map(|modules| list(release, modules));
+pub fn write(
+    out: &mut dyn Write,
+    agent: &[u8],
+    release: &str,
+    modules: &[Module],
+    later: &[Vec<Module>],
+) -> Result<()> {
+    // With an empty line between those that are asked for one by one.
+    let parts: Vec<String> = later.iter().map(|modules| list(release, modules)).collect();
+    let lists = [list(release, modules), parts.join("\n")];
     let mut nodes = BTreeMap::new();
     for (path, mode) in [
         ("dev", 0o755),
@@ -46,7 +54,7 @@ pub fn write(out: &mut dyn Write, agent: &[u8], release: &str, modules: &[Module
         nodes.insert(path.to_owned(), Node::Directory(mode));
     }
     nodes.insert(format!("lib/modules/{release}"), Node::Directory(0o755));
-    for module in modules.iter().chain(later) {
+    for module in modules.iter().chain(later.iter().flatten()) {
         nodes.insert(path(release, module), Node::File(0o644, &module.content));
     }
     nodes.insert("dev/console".into(), Node::Device(5, 1));
@@ -107,12 +115,13 @@ mod tests {
             .into()
     }
 
-    fn later() -> [Module; 1] {
-        [Module {
-            name: "beta".into(),
+    fn later() -> [Vec<Module>; 2] {
+        let module = |name: &str| Module {
+            name: name.into(),
             release: "6.1.0".into(),
             content: b"late".to_vec(),
-        }]
+        };
+        [vec![module("beta")], vec![module("beta"), module("gamma")]]
     }
 
     #[test]
@@ -144,7 +153,10 @@ mod tests {
             seen["etc/kata/modules"].1,
             b"/lib/modules/6.1.0/zeta.ko\n/lib/modules/6.1.0/alpha.ko\n"
         );
-        assert_eq!(seen["etc/kata/modules.later"].1, b"/lib/modules/6.1.0/beta.ko\n");
+        assert_eq!(
+            seen["etc/kata/modules.later"].1,
+            b"/lib/modules/6.1.0/beta.ko\n\n/lib/modules/6.1.0/beta.ko\n/lib/modules/6.1.0/gamma.ko\n"
+        );
         assert_eq!(seen["lib/modules/6.1.0/beta.ko"].1, b"late");
         assert_eq!(seen["lib/modules/6.1.0/alpha.ko"].1, b"alphaalphaalpha");
     }

@@ -113,7 +113,7 @@ impl Source {
                 let all = Modules::below(modules)?;
                 let wanted = all.resolve(&WANTED)?;
                 let later = all.resolve_later(&LATER, &wanted)?;
-                for module in wanted.into_iter().chain(later) {
+                for module in wanted.into_iter().chain(later.into_iter().flatten()) {
                     inputs.push(Input {
                         path: modules.join(&module.name),
                         sha256: digest::of(&module.content),

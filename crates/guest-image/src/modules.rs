@@ -24,8 +24,9 @@ pub const WANTED: [&str; 7] = [
     "virtio_balloon",
 ];
 
-/// What the guest loads when it is needed, where the kernel has it: block devices, and memory that is added to a running machine.
-pub const LATER: [&str; 3] = ["virtio_blk", "dax_hmem", "kmem"];
+/// What the guest loads when it is needed, where the kernel has it: block devices, memory that is added to a running machine, and root
+/// file systems that only read.
+pub const LATER: [&str; 4] = ["virtio_blk", "dax_hmem", "kmem", "erofs"];
 
 /// No module is larger than this when expanded.
 const LIMIT: usize = 64 << 20;
@@ -142,18 +143,22 @@ impl Modules {
         Ok(order)
     }
 
-    /// Those of `later` that the kernel has, and what they depend on beyond `loaded`.
-    pub fn resolve_later(&self, later: &[&str], loaded: &[Module]) -> Result<Vec<Module>> {
-        let mut order = Vec::new();
-        let mut seen = loaded.iter().map(|module| module.name.clone()).collect();
+    /// Those of `later` that the kernel has as modules, each behind what it depends on beyond `loaded`.
+    pub fn resolve_later(&self, later: &[&str], loaded: &[Module]) -> Result<Vec<Vec<Module>>> {
+        let mut all = Vec::new();
         for name in later {
+            let mut order = Vec::new();
             if self.builtin.contains(*name) || self.files.contains_key(*name) {
+                let mut seen = loaded.iter().map(|module| module.name.clone()).collect();
                 self.visit(name, &mut seen, &mut order)?;
             } else {
                 log::info!("the kernel has no module {name}: guests do without");
             }
+            if !order.is_empty() {
+                all.push(order);
+            }
         }
-        Ok(order)
+        Ok(all)
     }
 
     fn visit(&self, name: &str, seen: &mut BTreeSet<String>, order: &mut Vec<Module>) -> Result<()> {
