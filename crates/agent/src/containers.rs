@@ -13,7 +13,9 @@ use crate::container::Container;
 use crate::disk::Disks;
 use crate::events::Events;
 use crate::holdings::Holdings;
+use crate::layers;
 use crate::memory::Memories;
+use crate::modules;
 use crate::mounts::CGROUPS;
 use crate::reaper::Reaper;
 use crate::registry::Registry;
@@ -93,14 +95,21 @@ impl Containers {
                     path
                 }
                 Some(attachment::Source::FileSystem(wanted)) => {
-                    let serials = request.disks.iter().map(|disk| &disk.serial);
-                    let disk = serials.zip(disks).find(|(serial, _)| **serial == wanted.serial);
-                    let missing = || Error::new(Kind::Invalid, what()).because(format!("no disk is {}", wanted.serial));
-                    let (_, disk) = disk.ok_or_else(missing)?;
+                    let device = device(request, disks, &wanted.serial).attempt(what)?;
+                    modules::load_later(&[&wanted.type_]).attempt(what)?;
                     let path = Path::new(FILE_SYSTEMS).join(&wanted.serial);
-                    let mounted = FileSystem::mount(&wanted.type_, &disk.path, &wanted.options, &path);
+                    let mounted = FileSystem::mount(&wanted.type_, device, &wanted.options, &path);
                     held.file_systems.push(mounted.attempt(what)?);
                     path
+                }
+                Some(attachment::Source::Layers(wanted)) => {
+                    let device = device(request, disks, &wanted.serial).attempt(what)?;
+                    let path = Path::new(FILE_SYSTEMS).join(&wanted.serial);
+                    let mounted = layers::mount(wanted, device, &path, &self.shares).attempt(what)?;
+                    let root = mounted.last().map(|root| root.path().to_owned());
+                    // The overlay goes first.
+                    held.file_systems.extend(mounted.into_iter().rev());
+                    root.ok_or_else(|| Error::new(Kind::Invalid, what()).because("it has no layers"))?
                 }
                 _ => return Err(Error::new(Kind::Invalid, what()).because("it has no source")),
             };
@@ -166,6 +175,15 @@ impl Containers {
             }
         }
     }
+}
+
+/// Where the disk `serial` of the request is.
+fn device<'a>(request: &CreateContainerRequest, disks: &'a [Disk], serial: &str) -> Result<&'a Path> {
+    let serials = request.disks.iter().map(|disk| &disk.serial);
+    let found = serials.zip(disks).find(|(other, _)| *other == serial);
+    found
+        .map(|(_, disk)| disk.path.as_path())
+        .ok_or_else(|| Error::new(Kind::Invalid, format!("no disk is {serial}")))
 }
 
 fn place(mount: i32) -> String {

@@ -13,6 +13,7 @@ mod events;
 mod forward;
 mod hello;
 mod holdings;
+mod layers;
 mod lock;
 mod memory;
 mod metrics;

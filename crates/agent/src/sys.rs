@@ -55,6 +55,41 @@ pub fn set_terminal_size(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> i
     checked(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }).map(drop)
 }
 
+/// Makes a part of a block device another one, by `number`; where it begins, and its length, in bytes.
+pub fn add_partition(device: BorrowedFd<'_>, number: i32, start: u64, length: u64) -> io::Result<()> {
+    const REQUEST: libc::Ioctl = 0x1269;
+    const ADD: libc::c_int = 1;
+    // Linux, include/uapi/linux/blkpg.h
+    #[repr(C)]
+    struct Partition {
+        start: i64,
+        length: i64,
+        number: libc::c_int,
+        names: [u8; 128],
+    }
+    #[repr(C)]
+    struct Argument {
+        operation: libc::c_int,
+        flags: libc::c_int,
+        length: libc::c_int,
+        data: *const Partition,
+    }
+    let partition = Partition {
+        start: i64::try_from(start).map_err(io::Error::other)?,
+        length: i64::try_from(length).map_err(io::Error::other)?,
+        number,
+        names: [0; 128],
+    };
+    let argument = Argument {
+        operation: ADD,
+        flags: 0,
+        length: i32::try_from(size_of::<Partition>()).map_err(io::Error::other)?,
+        data: &raw const partition,
+    };
+    // SAFETY: the request reads both structures, which live through the call.
+    checked(unsafe { libc::ioctl(device.as_raw_fd(), REQUEST, &raw const argument) }).map(drop)
+}
+
 /// Switches on the loopback interface; its addresses come with that.
 pub fn loopback_up() -> io::Result<()> {
     let socket: OwnedFd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;

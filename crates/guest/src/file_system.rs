@@ -7,10 +7,13 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use base::{Context, Error, Kind, Result};
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::mount::Options;
 use crate::tree::Tree;
+
+/// What mount(2) takes of options.
+const PAGE: usize = 4096;
 
 /// Unmounted on drop: the device is free when nobody else has it mounted, either.
 #[derive(Debug)]
@@ -39,6 +42,44 @@ impl FileSystem {
         Ok(mounted)
     }
 
+    /// Mounts an overlay of `lower`, the topmost first, at `path`, which does not exist; what is written goes to the first of `own`, whose second
+    /// is for the overlay itself. Errors: `Unsupported` when there are more layers than the kernel takes.
+    pub fn overlay(
+        lower: &[&Path],
+        own: Option<(PathBuf, PathBuf)>,
+        options: &[String],
+        path: &Path,
+    ) -> Result<FileSystem> {
+        let what = || format!("mount an overlay of {} layers on {}", lower.len(), path.display());
+        let lower: Vec<String> = lower.iter().map(|path| path.display().to_string()).collect();
+        let mut data = vec![format!("lowerdir={}", lower.join(":"))];
+        if let Some((upper, work)) = own {
+            data.push(format!("upperdir={}", upper.display()));
+            data.push(format!("workdir={}", work.display()));
+        }
+        let data = [&data, options].concat().join(",");
+        // Not by fsconfig(2), which takes 255 bytes of an option.
+        if data.len() >= PAGE {
+            let why = format!(
+                "its options are {} bytes, of which the kernel takes {}",
+                data.len(),
+                PAGE - 1
+            );
+            return Err(Error::new(Kind::Unsupported, what()).because(why));
+        }
+        fs::create_dir_all(path).attempt(what)?;
+        let mounted = FileSystem { path: path.to_owned() };
+        mount(
+            Some("overlay"),
+            path,
+            Some("overlay"),
+            MsFlags::empty(),
+            Some(data.as_str()),
+        )
+        .attempt(what)?;
+        Ok(mounted)
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -63,6 +104,31 @@ mod tests {
 
     use super::*;
 
+    fn overlay(top: &Path) {
+        let place = |name: &str| top.join(name);
+        let all = FileSystem::mount("tmpfs", Path::new("none"), &[], &place("all")).unwrap();
+        let dirs = ["above", "below", "upper", "work"].map(|name| all.path().join(name));
+        for dir in &dirs {
+            fs::create_dir(dir).unwrap();
+        }
+        let [above, below, upper, work] = dirs;
+        fs::write(above.join("f"), "above").unwrap();
+        fs::write(below.join("f"), "below").unwrap();
+        let lower = [above.as_path(), below.as_path()];
+        let own = Some((upper.clone(), work));
+        let mounted = FileSystem::overlay(&lower, own, &["index=off".to_owned()], &place("root")).unwrap();
+        assert_eq!(fs::read_to_string(mounted.path().join("f")).unwrap(), "above");
+        fs::write(mounted.path().join("g"), "").unwrap();
+        assert!(upper.join("g").exists());
+        drop(mounted);
+        let read_only = FileSystem::overlay(&lower, None, &[], &place("root")).unwrap();
+        let refused = fs::write(read_only.path().join("g"), "").unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+        let many = vec![above.as_path(); PAGE];
+        let error = FileSystem::overlay(&many, None, &[], &place("many")).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported, "{error:?}");
+    }
+
     #[test]
     fn it_is_there_as_long_as_somebody_has_it() {
         if !nix::unistd::geteuid().is_root() {
@@ -72,8 +138,8 @@ mod tests {
         let thread = std::thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNS).unwrap();
             let none = None::<&str>;
-            let private = nix::mount::MsFlags::MS_PRIVATE | nix::mount::MsFlags::MS_REC;
-            nix::mount::mount(none, "/", none, private, none).unwrap();
+            let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+            mount(none, "/", none, private, none).unwrap();
             let top = tempfile::tempdir().unwrap();
             let path = top.path().join("0");
             let options = ["nodev", "size=64k"].map(str::to_owned);
@@ -86,6 +152,7 @@ mod tests {
             let wrong = FileSystem::mount("tmpfs", Path::new("none"), &["nooption".to_owned()], &path);
             assert!(wrong.unwrap_err().chain().contains("nooption"));
             assert!(!path.exists());
+            overlay(top.path());
         });
         thread.join().unwrap();
     }

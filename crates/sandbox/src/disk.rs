@@ -61,7 +61,7 @@ impl Disk {
 }
 
 /// Root file systems that the machine gets as they are, for every guest's kernel knows them: others are mounted on the host and shared.
-const FILE_SYSTEMS: [&str; 3] = ["ext4", "ext3", "ext2"];
+const FILE_SYSTEMS: [&str; 4] = ["ext4", "ext3", "ext2", "erofs"];
 
 /// A container's root file system on a block device, or in a file of the host.
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 //! ```text
 //! <sandbox>/shared/            a mount of its own, shared with the device process's namespace
 //!     <container>/rootfs       the bundle's root file system, or what the engine asks to mount
+//!     <container>/layer        a directory with the container's own files, where its rootfs is in layers
 //!     <container>/m<N>         the source of the spec's mount N, if it is a bind mount of a host path
 //! ```
 
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use api::agent::attachment::Source;
 use api::agent::{Attachment, Memory};
 use base::{Context, Error, Kind, Result};
+use devices::fixed::NAME as LAYER;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{SFlag, fstat};
@@ -182,9 +184,14 @@ fn volume(index: usize) -> String {
     format!("m{index}")
 }
 
-/// The rootfs that is the file system of a device of the machine.
-pub fn root_on(file_system: api::agent::FileSystem) -> Attachment {
-    attachment(ROOT, Source::FileSystem(file_system))
+/// The rootfs that is on a device of the machine.
+pub fn root_on(device: Source) -> Attachment {
+    attachment(ROOT, device)
+}
+
+/// What is `name` in the directory of [`Placed::layer`], for the container `id`.
+pub fn of_layer(id: &str, name: &str) -> api::agent::Share {
+    share(format!("{id}/{LAYER}/{name}"))
 }
 
 fn attachment(mount: i32, source: Source) -> Attachment {
@@ -196,11 +203,15 @@ fn attachment(mount: i32, source: Source) -> Attachment {
 }
 
 fn shared(path: String) -> Source {
-    Source::Share(api::agent::Share {
+    Source::Share(share(path))
+}
+
+fn share(path: String) -> api::agent::Share {
+    api::agent::Share {
         tag: TAG.to_owned(),
         path,
         ..api::agent::Share::default()
-    })
+    }
 }
 
 /// The memory that an engine has prepared as `/dev/shm` of one or several containers: a tmpfs of the host, by all engines' custom in a
@@ -296,6 +307,14 @@ impl Placed {
         })?);
         make_dir(&root.join("proc"))?;
         sys::make_read_only(&c_path(&root)?, false).attempt(|| "make an empty rootfs read-only".into())
+    }
+
+    /// Puts the directory `dir` in place, in which the container's own files are, and what an overlay needs. The guest cannot change which
+    /// entries it has.
+    pub fn layer(&mut self, dir: &Path, origin: &Origin) -> Result<()> {
+        let target = self.dir.join(LAYER);
+        make_dir(&target)?;
+        self.bind(origin, dir, &target, false)
     }
 
     fn volume(&mut self, tree: &OwnedFd, bind: &Bind, name: &str) -> Result<()> {

@@ -15,11 +15,12 @@ use oci::pod::Part;
 use super::{Create, LAG, Phase, Sandbox, State};
 use crate::changes::{self, Changes};
 use crate::container::Container;
-use crate::disk::Root;
 use crate::guest::Guest;
+use crate::layers;
 use crate::namespace;
 use crate::origin::Origin;
 use crate::process::{Process, Stage};
+use crate::root::Root;
 use crate::share::{self, Placed};
 use crate::size::Limits;
 
@@ -141,10 +142,12 @@ impl Sandbox {
         let place = async {
             let begin = Instant::now();
             let (mut placed, mut attachments) = self.share.place(id, bundle, origin)?;
-            if root.is_some() {
-                placed.no_root()?;
-            } else {
-                attachments.push(placed.root(bundle, &create.rootfs, origin)?);
+            match &root {
+                Some(root) => {
+                    placed.no_root()?;
+                    root.own().map_or(Ok(()), |dir| placed.layer(dir, origin))?;
+                }
+                None => attachments.push(placed.root(bundle, &create.rootfs, origin)?),
             }
             self.state().spans.end("storage", begin);
             Ok((placed, attachments))
@@ -178,14 +181,21 @@ impl Sandbox {
     }
 
     /// The root file system that the machine gets as it is, if it does. A guest that has had it may have written anything there, which the
-    /// host's kernel must not read: only CRI, which makes one for each container that it creates, may have it mounted on the host.
-    /// That of a pod's first container, which does nothing, always is: places for block devices are few.
+    /// host's kernel must not read: only CRI, which makes one for each container that it creates, may have it mounted on the host. So may
+    /// be layers, which no guest writes, as the snapshotter has mounted them already; a file with a layer is not for us to mount.
+    /// The root of a pod's first container, which does nothing, is the host's where that may be: places for block devices are few.
     fn root(&self, create: &Create, bundle: &Bundle) -> Result<Option<Root>> {
+        let what = || format!("give the machine the root file system of {}", create.id);
+        let blob = layers::is_blob(&create.rootfs);
         let Some(root) = Root::find(&create.rootfs)? else {
+            if blob {
+                let why = "its mounts are not one of EROFS, nor an overlay of such that the snapshotter has mounted";
+                return Err(Error::new(Kind::Unsupported, what()).because(why));
+            }
             return Ok(None);
         };
         let part = bundle.part()?;
-        if matches!(part, Some(Part::Sandbox(_))) {
+        if matches!(part, Some(Part::Sandbox(_))) && !blob {
             return Ok(None);
         }
         let mut state = self.state();
@@ -195,12 +205,11 @@ impl Sandbox {
             state.container(&create.id)?.root_on_disk = true;
             return Ok(Some(root));
         }
-        if matches!(part, Some(Part::Member(_))) {
+        if matches!(root, Root::Layers(_)) || matches!(part, Some(Part::Member(_))) && !blob {
             return Ok(None);
         }
-        let what = format!("give the machine the root file system of {}", create.id);
         let why = format!("{DISK_CARDS} of its containers have block devices: there is no place for more");
-        Err(Error::new(Kind::Unsupported, what).because(why))
+        Err(Error::new(Kind::Unsupported, what()).because(why))
     }
 
     /// What the namespaces are in the guest that the spec of `id` names by paths. Errors: `Unsupported` for those of the host, `State`

@@ -2,14 +2,15 @@
 
 //! Block devices of a container: plugged before it is made, taken back when it is gone.
 
-use api::agent::FileSystem;
+use api::agent::attachment::Source;
 use base::{Error, Kind, Result};
 use oci::Bundle;
 use tokio::sync::oneshot;
 
 use super::{Phase, Sandbox};
-use crate::disk::{self, Disk, Root};
+use crate::disk::{self, Disk};
 use crate::order::Order;
+use crate::root::Root;
 
 impl Sandbox {
     /// Gives the machine the block devices that the spec names, and that of the root file system. The answer is for the guest. Errors:
@@ -19,7 +20,7 @@ impl Sandbox {
         id: &str,
         bundle: &Bundle,
         root: Option<Root>,
-    ) -> Result<(Vec<api::agent::Disk>, Option<FileSystem>)> {
+    ) -> Result<(Vec<api::agent::Disk>, Option<Source>)> {
         let found = disk::find(bundle.spec())?;
         if found.is_empty() && root.is_none() {
             return Ok((Vec::new(), None));
@@ -36,7 +37,7 @@ impl Sandbox {
             let named = found.into_iter().map(|disk: Disk| disk.named(name()));
             let (mut specs, mut told): (Vec<_>, Vec<_>) = named.unzip();
             let mounted = root.map(|root| {
-                let (spec, disk, mounted) = root.named(name());
+                let (spec, disk, mounted) = root.named(name(), id);
                 specs.push(spec);
                 told.push(disk);
                 mounted
