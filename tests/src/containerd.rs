@@ -105,6 +105,12 @@ impl<'w> Containerd<'w> {
         self.ctr(&self.run_words(options, name, script))
     }
 
+    /// Lines of a shell where the daemon is, with its mounts.
+    #[track_caller]
+    pub fn sh(&self, script: &str) -> Outcome {
+        command::run(self.place.command("sh").args(["-c", script]), b"")
+    }
+
     /// What `ctr tasks ls` says of a task: its pid and where it stands.
     pub fn task(&self, name: &str) -> Option<(i32, String)> {
         let list = self.ctr(&["tasks", "ls"]).text();
@@ -158,30 +164,47 @@ impl<'w> Containerd<'w> {
 
 /// A docker archive `image` of one layer, a busybox root, whose process is `process`.
 pub fn archive(world: &World, image: &str, process: &[&str]) -> PathBuf {
+    layered(world, image, process, &[])
+}
+
+/// Likewise with further layers above the first: what is in these directories.
+pub fn layered(world: &World, image: &str, process: &[&str], above: &[PathBuf]) -> PathBuf {
     let bundle = world.bundle("image", "true");
     let parts = world.dir().join("archive");
     fs::create_dir_all(&parts).expect("make a directory");
-    let mut pack = Command::new("tar");
-    pack.arg("-C").arg(bundle.rootfs()).arg("-cf");
-    command::run(pack.arg(parts.join("layer.tar")).arg("."), b"").exits(0);
-    let layer = fs::read(parts.join("layer.tar")).expect("read the layer");
-    let digest: String = Sha256::digest(&layer)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
+    let roots = [bundle.rootfs().to_owned()].into_iter().chain(above.iter().cloned());
+    let layers: Vec<(String, String)> = roots
+        .zip(0..)
+        .map(|(root, index)| pack_layer(&parts, &root, index))
         .collect();
+    let (names, digests): (Vec<String>, Vec<String>) = layers.into_iter().unzip();
     let config = json!({
         "architecture": "amd64", "os": "linux", "config": { "Env": ["PATH=/bin"], "Cmd": process },
-        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] }
+        "rootfs": { "type": "layers", "diff_ids": digests }
     });
-    let manifest = json!([{ "Config": "config.json", "RepoTags": [image], "Layers": ["layer.tar"] }]);
+    let manifest = json!([{ "Config": "config.json", "RepoTags": [image], "Layers": names }]);
     fs::write(parts.join("config.json"), config.to_string()).expect("write");
     fs::write(parts.join("manifest.json"), manifest.to_string()).expect("write");
     let archive = world.dir().join("image.tar");
     let mut pack = Command::new("tar");
     pack.arg("-C").arg(&parts).arg("-cf").arg(&archive);
-    pack.args(["manifest.json", "config.json", "layer.tar"]);
+    pack.args(["manifest.json", "config.json"]).args(&names);
     command::run(&mut pack, b"").exits(0);
     archive
+}
+
+/// The name and the digest of a layer with what is in `root`.
+fn pack_layer(parts: &Path, root: &Path, index: usize) -> (String, String) {
+    let name = format!("layer{index}.tar");
+    let mut pack = Command::new("tar");
+    pack.arg("-C").arg(root).arg("-cf");
+    command::run(pack.arg(parts.join(&name)).arg("."), b"").exits(0);
+    let layer = fs::read(parts.join(&name)).expect("read the layer");
+    let hex: String = Sha256::digest(&layer)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    (name, format!("sha256:{hex}"))
 }
 
 fn daemon(world: &World, place: &Place) -> Child {

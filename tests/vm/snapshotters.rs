@@ -1,6 +1,9 @@
 // Copyright the kata authors. SPDX-License-Identifier: Apache-2.0
 
-//! Root file systems that containerd keeps in files of their own (the blockfile snapshotter, containerd 1.7 and later).
+//! Root file systems that containerd keeps in files of their own: a container's whole one (the blockfile snapshotter, containerd 1.7 and
+//! later), or each layer (erofs, 2.1 and later).
+
+mod erofs;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -35,7 +38,7 @@ pub fn cases() -> Vec<Trial> {
             Verdict::Held
         })
     };
-    Suite::ALL.map(case).into()
+    Suite::ALL.map(case).into_iter().chain(erofs::cases()).collect()
 }
 
 /// Errors: why it cannot be had.
@@ -50,16 +53,23 @@ fn configure(c: &Containerd<'_>, w: &World) -> Result<(), String> {
          fs_type = \"ext4\"\nmount_options = []\nrecreate_scratch = true\n",
         w.dir().display()
     );
+    reconfigure(c, w, &said, "blockfile")
+}
+
+/// Starts containerd with more configuration. Errors: it has no `snapshotter`.
+fn reconfigure(c: &Containerd<'_>, w: &World, more: &str, snapshotter: &str) -> Result<(), String> {
     let config = File::options().append(true).open(w.dir().join("containerd.toml"));
-    let written = config.and_then(|mut config| config.write_all(said.as_bytes()));
+    let written = config.and_then(|mut config| config.write_all(more.as_bytes()));
     written.expect("configure containerd");
     c.restart();
     let plugins = c.ctr(&["plugins", "ls"]).text();
-    let ready = |line: &str| line.contains("blockfile") && line.trim_end().ends_with("ok");
+    let ready = |line: &str| {
+        line.starts_with("io.containerd.snapshotter") && line.contains(snapshotter) && line.trim_end().ends_with("ok")
+    };
     if plugins.lines().any(ready) {
         Ok(())
     } else {
-        Err(format!("{} has no blockfile snapshotter", c.client))
+        Err(format!("{} has no {snapshotter} snapshotter", c.client))
     }
 }
 
