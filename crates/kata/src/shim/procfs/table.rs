@@ -23,8 +23,9 @@ pub struct Files {
 }
 
 impl Files {
+    /// Bytes of memory; also of a process of which nothing is said.
     fn size(&self) -> usize {
-        self.stat.len() + self.status.len() + self.cmdline.len() + self.comm.len()
+        size_of::<Files>() + self.stat.len() + self.status.len() + self.cmdline.len() + self.comm.len()
     }
 }
 
@@ -114,6 +115,13 @@ mod tests {
         assert_eq!(table.terminals.iter().copied().collect::<Vec<_>>(), [34816]);
     }
 
+    fn nothing(pid: u32) -> ProcessFiles {
+        ProcessFiles {
+            pid,
+            ..ProcessFiles::default()
+        }
+    }
+
     #[test]
     fn too_much_is_refused() {
         let mut table = Table::default();
@@ -121,6 +129,11 @@ mod tests {
             table.add(part(&[1], true, 4_000_000)).unwrap();
         }
         assert_eq!(table.add(part(&[1], true, 4_000_000)).unwrap_err().kind(), Kind::Guest);
+        let many = ReadProcessesResponse {
+            processes: (1..200_000).map(nothing).collect(),
+            ..ReadProcessesResponse::default()
+        };
+        assert_eq!(Table::default().add(many).unwrap_err().kind(), Kind::Guest);
     }
 
     #[test]
