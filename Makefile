@@ -4,6 +4,7 @@
 # make software  real software in virtual machines: takes long
 # make engines   newer engines than this machine's, out of trees of other suites: takes long
 # make cri    what Kubernetes does with many pods: takes long
+# make kubernetes  a kubelet with its control plane, compiled once: takes long
 # make table  what which client was seen to do in the last test
 # make deploy-image  the installer of a node of Kubernetes, as an image
 # make deb    a package for Debian and its kin
@@ -12,7 +13,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eo pipefail -c
 .NOTPARALLEL:
 .PHONY: build run test bench bench-build bench-ab bench-suite install lint unit vm fuzz clean setup guest deny torture lab lab-test lab-build man completions deb \
-	deb-test software engines cri table deploy-tools deploy-image
+	deb-test software engines cri kubernetes table deploy-tools deploy-image
 
 PREFIX ?= /usr/local
 OUT := $(or $(CARGO_TARGET_DIR),target)
@@ -96,8 +97,17 @@ cri: guest
 	KATA_TEST_CRI=all KATA_BIN_DIR=$(abspath $(BIN)) $(CARGO) test --locked -p vm-tests --test vm -- scale::pods 2>&1 | tee -a $(OUT)/cri.log
 	scripts/behaviours $(OUT)/cri.log
 
+# A cluster of one node, with kubectl.
+kubernetes: guest
+	scripts/setup test kubernetes
+	scripts/kubernetes-tree $(OUT)/kubernetes
+	$(SUDO) $(BIN)/kata guest template build
+	KATA_TEST_KUBERNETES=$(abspath $(OUT)/kubernetes) KATA_TEST_DEADLINE=300 KATA_BIN_DIR=$(abspath $(BIN)) \
+		$(CARGO) test --locked -p vm-tests --test vm -- kubernetes:: 2>&1 | tee $(OUT)/kubernetes.log
+	scripts/behaviours $(OUT)/kubernetes.log
+
 table:
-	scripts/behaviours $(wildcard $(OUT)/vm.log $(OUT)/engines.log $(OUT)/cri.log)
+	scripts/behaviours $(wildcard $(OUT)/vm.log $(OUT)/engines.log $(OUT)/cri.log $(OUT)/kubernetes.log)
 
 lab-build: guest
 	$(CARGO) build --release --locked -p lab

@@ -6,6 +6,7 @@
 pub mod behaviour;
 pub mod buildah;
 pub mod bundle;
+pub mod cluster;
 pub mod command;
 pub mod containerd;
 pub mod cri;

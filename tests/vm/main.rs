@@ -17,6 +17,7 @@ mod everyday;
 mod files;
 mod input;
 mod kernel;
+mod kubernetes;
 mod lifecycle;
 mod limits;
 mod metrics;
@@ -73,6 +74,7 @@ fn main() {
         pods::cases,
         containerd::cases,
         cri::cases,
+        kubernetes::cases,
         resize::cases,
         disks::cases,
         config::cases,
