@@ -162,13 +162,13 @@ fn scope(container: &Path) -> Result<Option<Scope>> {
         .map(|(slice, name)| Scope { slice, name }))
 }
 
-/// Moves this process to the group of the container in `container`.
-pub fn join(container: &Path) -> Result<()> {
+/// Moves this process, for others `pid`, to the group of the container in `container`.
+pub fn join(container: &Path, pid: u32) -> Result<()> {
     let dirs = recorded(container)?;
     if let Some(scope) = scope(container)?
         && dirs.iter().any(|dir| !dir.exists())
     {
-        systemd::start(&scope, std::process::id())?;
+        systemd::start(&scope, pid)?;
         for hierarchy in hierarchy::mounted()? {
             let missing = |dir: &&PathBuf| dir.starts_with(&hierarchy.mount) && !dir.exists();
             if let Some(dir) = dirs.iter().find(missing) {
@@ -340,7 +340,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(recorded(dir.path()).unwrap().is_empty());
         remove(dir.path()).unwrap();
-        join(dir.path()).unwrap();
+        join(dir.path(), std::process::id()).unwrap();
         let odd = PathBuf::from(std::ffi::OsString::from_vec(b"/c/a b\xff:c".to_vec()));
         let dirs = vec![PathBuf::from("/c/x"), odd];
         record(dir.path(), &dirs, None).unwrap();

@@ -40,7 +40,7 @@ use crate::link::Link;
 use crate::runtime::container::Container as Record;
 use crate::runtime::create::{Given, Made};
 use crate::runtime::{Globals, delete, exec, verbs};
-use crate::shim::{Launch, Streams};
+use crate::shim::{Launch, Pids, Streams};
 
 /// How long the shim of a process may take to end after that one.
 const LAST_OUTPUT: Duration = Duration::from_secs(20);
@@ -288,6 +288,7 @@ impl Tasks {
             id: id.to_owned(),
             exec_id: exec_id.to_owned(),
             command,
+            pids: Pids::Callers,
             terminal: places.terminal,
             console: None,
             size: None,

@@ -27,7 +27,7 @@ use super::{Failure, Here, end, name, network, spec};
 use crate::runtime::create::{Given, Made};
 use crate::runtime::{Globals, print, signal};
 use crate::settings;
-use crate::shim::{Launch, Stdio};
+use crate::shim::{Launch, Pids, Stdio};
 
 /// The answer is the process's exit code, 0 when detached.
 pub fn run(here: &Here, args: &RunArgs) -> Result<u8, Failure> {
@@ -96,6 +96,8 @@ fn make(here: &Here, args: &RunArgs, interrupt: &mut Interrupt) -> Result<u8, Fa
     };
     if args.detach {
         let launch = Launch {
+            // It deletes the sandbox in the end, whose processes it has to see for that.
+            pids: Pids::Callers,
             record: Some(place.path().to_owned()),
             stdio: Some(detached_stdio(place, args)?.map(Some)),
             ..made.launch(None)

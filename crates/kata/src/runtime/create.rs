@@ -19,7 +19,7 @@ use super::{Globals, delete, exec, hook};
 use crate::berth;
 use crate::link::{Link, TASK};
 use crate::settings;
-use crate::shim::{Carry, Launch, Size, Stdio, Streams};
+use crate::shim::{Carry, Launch, Pids, Size, Stdio, Streams};
 
 pub fn create(globals: &Globals, args: &CreateArgs) -> Result<()> {
     let bundle = Bundle::open(&args.bundle)?;
@@ -126,6 +126,7 @@ impl<'a> Made<'a> {
             id: self.id.clone(),
             exec_id: String::new(),
             command: self.bundle.process().map(exec::command).unwrap_or_default(),
+            pids: Pids::of(self.bundle),
             terminal: self.bundle.terminal(),
             console,
             size: self.bundle.process().and_then(console_size),

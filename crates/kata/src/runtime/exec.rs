@@ -16,7 +16,7 @@ use super::arguments::ExecArgs;
 use super::container::Container;
 use super::{Globals, create, process};
 use crate::link::TASK;
-use crate::shim::{Carry, Launch, Stdio, Streams};
+use crate::shim::{Carry, Launch, Pids, Stdio, Streams};
 
 /// How containerd marks a process that travels as JSON.
 const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
@@ -89,6 +89,7 @@ pub fn detach(
         id: container.id().to_owned(),
         exec_id: register(container, process)?,
         command: command(process),
+        pids: Pids::Callers,
         terminal: process.terminal().unwrap_or(false),
         console,
         size: create::console_size(process),

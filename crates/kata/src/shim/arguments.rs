@@ -30,6 +30,8 @@ pub struct Arguments {
     pub record: Option<PathBuf>,
     /// Descriptor that takes [`super::launch::READY`] or a refusal.
     pub ready: i32,
+    /// Descriptor of the monitor's directory in `/proc`.
+    pub monitor: i32,
     pub log: Log,
 }
 
@@ -65,6 +67,7 @@ impl Arguments {
             put("STREAMS", &self.streams.to_string());
         }
         put("READY_FD", &self.ready.to_string());
+        put("MONITOR_FD", &self.monitor.to_string());
         if let Some(file) = &self.log.file {
             put("LOG", file);
         }
@@ -89,11 +92,13 @@ impl Arguments {
         }
         let mut arguments = Arguments {
             ready: -1,
+            monitor: -1,
             ..Arguments::default()
         };
         for (name, value) in ours {
             let path = || PathBuf::from(&value);
             let text = || value.to_string_lossy().into_owned();
+            let number = || text().parse().attempt(|| format!("read {PREFIX}{name}={value:?}"));
             match name.as_str() {
                 "DIR" => arguments.dir = path(),
                 "ID" => arguments.id = text(),
@@ -103,7 +108,8 @@ impl Arguments {
                 "RECORD" => arguments.record = Some(path()),
                 "STREAMS" => arguments.streams = Streams::parse(&text())?,
                 "SIZE" => arguments.size = Some(size(&text())?),
-                "READY_FD" => arguments.ready = text().parse().attempt(|| format!("read {PREFIX}{name}={value:?}"))?,
+                "READY_FD" => arguments.ready = number()?,
+                "MONITOR_FD" => arguments.monitor = number()?,
                 "LOG" => arguments.log.file = Some(path()),
                 "LOG_FORMAT" => arguments.log.json = text() == "json",
                 "DEBUG" => arguments.log.debug = true,
@@ -118,12 +124,20 @@ impl Arguments {
 
     /// Takes over the descriptor that the launcher waits on.
     pub fn ready(&self) -> Result<File> {
-        if self.ready < 3 {
-            return Err(invalid(format!("{PREFIX}READY_FD is needed")));
-        }
-        let fd = base::inherited::take(self.ready)?;
-        Ok(File::from(fd))
+        inherited(self.ready, "READY_FD")
     }
+
+    /// Takes over the descriptor that leads to the monitor.
+    pub fn monitor(&self) -> Result<File> {
+        inherited(self.monitor, "MONITOR_FD")
+    }
+}
+
+fn inherited(number: i32, name: &str) -> Result<File> {
+    if number < 3 {
+        return Err(invalid(format!("{PREFIX}{name} is needed")));
+    }
+    base::inherited::take(number).map(File::from)
 }
 
 fn size(text: &str) -> Result<Size> {
@@ -149,6 +163,7 @@ mod tests {
             streams: Streams([false, true, false]),
             record: Some("/r".into()),
             ready: 5,
+            monitor: 6,
             log: Log {
                 file: Some("/l".into()),
                 json: true,
@@ -166,6 +181,7 @@ mod tests {
             dir: "/d".into(),
             id: "c".into(),
             ready: 3,
+            monitor: 4,
             ..Arguments::default()
         };
         assert_eq!(read(least.write()).unwrap(), Some(least));
@@ -176,6 +192,7 @@ mod tests {
             ("STREAMS", "3"),
             ("ID", "x"),
             ("READY_FD", "y"),
+            ("MONITOR_FD", "-"),
         ] {
             assert!(read(vec![(format!("{PREFIX}{name}"), value.into())]).is_err(), "{name}");
         }

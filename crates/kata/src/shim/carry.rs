@@ -20,6 +20,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sandbox::saved::Saved;
 
 use super::flow::Flow;
+use super::pids;
 use super::procfs::Procfs;
 use super::signals::Signals;
 use super::stream::{self, Streams};
@@ -144,7 +145,7 @@ impl Running {
         let request = AttachRequest {
             id: id.clone(),
             exec_id: exec_id.clone(),
-            pid: std::process::id(),
+            pid: pids::own()?,
             ..AttachRequest::default()
         };
         link.call::<AttachResponse>(MONITOR, "Attach", &request)?;

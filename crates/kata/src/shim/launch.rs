@@ -3,10 +3,11 @@
 //! Starts `kata shim` and waits until it is ready. Until it is released, the guard kills it.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use base::{Context, Error, Kind, Result};
@@ -15,8 +16,11 @@ use nix::fcntl::OFlag;
 
 use super::arguments::Arguments;
 use super::guise;
+use super::pids::Pids;
 use super::stream::Streams;
 use super::terminal::Size;
+use crate::berth;
+use crate::link::Link;
 
 /// What a ready shim writes.
 pub const READY: &[u8] = b"ready";
@@ -78,6 +82,8 @@ pub struct Launch {
     pub exec_id: String,
     /// What that process runs.
     pub command: Vec<String>,
+    /// Where the shim counts among processes.
+    pub pids: Pids,
     /// The process has a terminal.
     pub terminal: bool,
     /// An engine wants the terminal over this socket.
@@ -127,8 +133,10 @@ impl Launch {
     pub fn start(self) -> Result<Shim> {
         let what = || format!("start the shim of {}", self.id);
         let (mut ready, told) = nix::unistd::pipe2(OFlag::O_CLOEXEC)
-            .map(|(reader, writer)| (std::fs::File::from(reader), writer))
+            .map(|(reader, writer)| (File::from(reader), writer))
             .attempt(what)?;
+        // The shim may be where it does not see the monitor.
+        let monitor = monitor(&self.dir).attempt(what)?;
         let elsewhere = self.console.is_some();
         let console = self.console.map(std::path::absolute).transpose().attempt(what)?;
         let mut log = self.log;
@@ -146,6 +154,7 @@ impl Launch {
                 .as_ref()
                 .map_or(Streams::ALL, |stdio| Streams(stdio.each_ref().map(Option::is_some))),
             ready: told.as_raw_fd(),
+            monitor: monitor.as_raw_fd(),
             log,
         };
         let mut command = Command::new("/proc/self/exe");
@@ -160,7 +169,9 @@ impl Launch {
             // The process has its streams on the console; ours are the engine's, who waits for their end.
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         }
-        let child = base::inherited::spawn(&mut command, &[told.as_fd()]).attempt(what)?;
+        let passed = [told.as_fd(), monitor.as_fd()];
+        let child = self.pids.around(|| base::inherited::spawn(&mut command, &passed));
+        let child = child.attempt(what)?.attempt(what)?;
         let shim = Shim { child, armed: true };
         drop(told);
         let mut answer = String::new();
@@ -170,6 +181,12 @@ impl Launch {
         }
         Err(parse_refusal(&answer).unwrap_or_else(|| Error::new(Kind::Gone, what()).because("the shim ended at once")))
     }
+}
+
+/// `/proc/<pid>` of the monitor that has the container in `dir`.
+fn monitor(dir: &Path) -> Result<File> {
+    let path = format!("/proc/{}", Link::open(&berth::sandbox(dir))?.monitor()?);
+    File::open(&path).attempt(|| format!("open {path}"))
 }
 
 const KINDS: [(Kind, &str); 11] = [

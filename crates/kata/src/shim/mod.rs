@@ -8,6 +8,7 @@ mod carry;
 mod flow;
 mod guise;
 mod launch;
+mod pids;
 mod procfs;
 mod signals;
 mod stream;
@@ -17,17 +18,18 @@ mod view;
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
 use std::process::ExitCode;
 
 use base::{Context, Error, Result};
+use nix::fcntl::{OFlag, openat};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::Mode;
 
 use crate::berth;
-use crate::link::Link;
 use arguments::Arguments;
 pub use carry::{Carry, Stdio};
 pub use launch::{Launch, Log, parse_refusal, refusal};
+pub use pids::Pids;
 pub use stream::Streams;
 pub use terminal::Size;
 
@@ -68,21 +70,20 @@ fn refused(error: &Error) -> ExitCode {
 
 /// Moves to the network namespace of the sandbox: an engine looks for the container's network at our pid, and may put interfaces
 /// there.
-fn join_network(dir: &Path) -> Result<()> {
-    let monitor = Link::open(dir)?.monitor()?;
-    let path = format!("/proc/{monitor}/ns/net");
-    let what = || format!("join network namespace {path}");
-    let namespace = File::open(&path).attempt(what)?;
+fn join_network(monitor: &File) -> Result<()> {
+    let what = || "join the monitor's network namespace".to_owned();
+    let namespace = openat(monitor, "ns/net", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).attempt(what)?;
     setns(namespace, CloneFlags::CLONE_NEWNET).attempt(what)
 }
 
 fn carry(arguments: Arguments, ready: &mut Option<File>) -> Result<u8> {
     // The shim of `kata run` removes the container in the end, and so does not stand in its group.
     if arguments.record.is_none() {
-        crate::cgroup::join(&arguments.dir)?;
+        crate::cgroup::join(&arguments.dir, pids::own()?)?;
     }
     let sandbox = berth::sandbox(&arguments.dir);
-    join_network(&sandbox)?;
+    let monitor = arguments.monitor()?;
+    join_network(&monitor)?;
     let stdio = match arguments.console {
         Some(path) => Stdio::Console {
             socket: terminal::connect(&path)?,
@@ -92,7 +93,7 @@ fn carry(arguments: Arguments, ready: &mut Option<File>) -> Result<u8> {
     };
     // Only an engine looks at the files of the pid that stands for a container; without one, we write a record at the end.
     let view = match (&arguments.record, arguments.exec_id.as_str()) {
-        (None, "") => Some(view::View::find(&sandbox, &arguments.id)?),
+        (None, "") => Some(view::View::find(monitor, &sandbox, &arguments.id)?),
         _ => None,
     };
     let carry = Carry {

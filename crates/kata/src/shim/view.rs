@@ -16,7 +16,6 @@ use base::{Context, Error, Kind, Result};
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::stat::Mode;
 use nix::unistd::{chdir, fchdir, pivot_root};
 use oci::Bundle;
@@ -38,12 +37,9 @@ pub struct View {
 }
 
 impl View {
-    /// Looks where the files of container `id` of the sandbox in `dir` are.
-    pub fn find(dir: &Path, id: &str) -> Result<View> {
+    /// Looks where the files of container `id` of the sandbox in `dir` are; `monitor` is its monitor's directory in `/proc`.
+    pub fn find(monitor: File, dir: &Path, id: &str) -> Result<View> {
         let mut link = Link::open(dir)?;
-        let monitor = getsockopt(&link.as_fd(), PeerCredentials).attempt(|| "look who the monitor is".into())?;
-        let path = format!("/proc/{}", monitor.pid());
-        let monitor = File::open(&path).attempt(|| format!("open {path}"))?;
         let request = StateRequest {
             id: id.to_owned(),
             ..StateRequest::default()
