@@ -54,6 +54,35 @@ fn many(podman: &dyn Engine, seen: &mut Behaviours<'_>) {
 /// `podman top` without arguments of ps looks for itself, in the mount namespace of the container's pid.
 fn top(podman: &dyn Engine, seen: &mut Behaviours<'_>) {
     seen.see("top's own columns", || columns(podman));
+    seen.see("pod top: all containers", || of_all(podman));
+}
+
+/// `podman pod top` takes containers for one whose pids are in one pid namespace.
+fn of_all(podman: &dyn Engine) {
+    let joins: &[&str] = &["run", "--detach", "--pod", "p"];
+    for (shared, inits) in [("net,ipc,uts", 3), ("net,pid", 1)] {
+        make_pod(podman, &["--share", shared]);
+        does(podman, &[joins, &[IMAGE, "sh", "-c", "sleep 1001 & wait"]].concat());
+        does(podman, &[joins, &[IMAGE, "sleep", "1002"]].concat());
+        let table = || -> Vec<(String, String)> {
+            let text = does(podman, &["pod", "top", "p", "pid", "args"]);
+            let lines = text.lines().skip(1).filter_map(|line| line.split_once(' '));
+            let mut table: Vec<_> = lines
+                .map(|(pid, args)| (args.trim().to_owned(), pid.to_owned()))
+                .collect();
+            table.sort();
+            table
+        };
+        let wanted = ["sh -c sleep 1001 & wait", "sleep 10000", "sleep 1001", "sleep 1002"];
+        command::until("each process is listed once", || {
+            let mut found: Vec<String> = table().into_iter().map(|(args, _)| args).collect();
+            found.sort_by_key(|args| wanted.iter().position(|wanted| wanted == args));
+            found == wanted
+        });
+        let first = table().into_iter().filter(|(_, pid)| pid == "1").count();
+        assert_eq!(first, inits, "--share {shared}: {:?}", table());
+        does(podman, &["pod", "rm", "--force", "--time", "0", "p"]);
+    }
 }
 
 fn columns(podman: &dyn Engine) {

@@ -293,7 +293,8 @@ impl Running {
         let silent = self.flows[self.inputs..].iter().all(|flow| flow.over() || flow.empty());
         let patience = match (ended && silent, self.exec_id.is_empty()) {
             (false, _) => self.patience(),
-            (true, true) => PollTimeout::from(10_000_u16),
+            // What shares a container's pids may outlive its init and hold its streams; Podman waits 5 s for the end of what it killed.
+            (true, true) => PollTimeout::from(3000_u16),
             (true, false) => PollTimeout::from(1000_u16),
         };
         match poll(&mut fds, patience) {
