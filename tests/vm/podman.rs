@@ -31,21 +31,22 @@ fn group(suite: Suite) -> Vec<Trial> {
 }
 
 fn many(podman: &dyn Engine, seen: &mut Behaviours<'_>) {
-    let commands: Vec<_> = (0..10)
+    let commands: Vec<_> = (0..30)
         .map(|n| {
             let mut command = podman.command();
             command.args(["run", "--rm", "--network", "none", IMAGE, "echo", &n.to_string()]);
             command
         })
         .collect();
-    seen.see("ten at once", || {
+    seen.see("thirty at once", || {
         std::thread::scope(|scope| {
             let threads: Vec<_> = commands
                 .into_iter()
                 .map(|mut command| scope.spawn(move || command::run(&mut command, b"")))
                 .collect();
             for (n, thread) in threads.into_iter().enumerate() {
-                assert_eq!(thread.join().expect("it runs").exits(0).text(), n.to_string());
+                let outcome = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                assert_eq!(outcome.exits(0).text(), n.to_string());
             }
         });
     });

@@ -137,6 +137,8 @@ settings! {
         max_vcpus: Option<u32> = None, VCPUS;
         /// Memory to which a machine can grow, where the host has so much. Not set: four times what it begins with, and 8192 at least.
         max_memory: Option<u32> = None, MEMORY;
+        /// How many machines are brought up at once on this host; 0: any number. Not set: as many as it has processors, and two at least.
+        starts: Option<u32> = None, Rule::Number(0, 4096, "");
     }
     /// The kernel and the image that machines boot.
     guest: Guest {

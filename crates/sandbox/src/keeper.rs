@@ -26,6 +26,7 @@ use crate::size::{self, Limits, Measure, Size};
 use crate::span::Spans;
 use crate::standby::Standby;
 use crate::sys;
+use crate::turn::Queue;
 
 /// How long others may take to answer.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +78,8 @@ pub struct Blueprint {
     pub passt: Mutex<Option<Passt>>,
     /// How long the guest may take to come up.
     pub deadline: Duration,
+    /// Where the first container waits until the machine may begin; none: it does not.
+    pub queue: Option<Queue>,
     /// The program whose role `device` serves the devices: our own.
     pub program: PathBuf,
     /// A frozen guest to begin with instead of booting.

@@ -33,6 +33,7 @@ mod span;
 pub mod standby;
 mod stats;
 mod sys;
+mod turn;
 
 pub use keeper::{Blueprint, Patience, end_of};
 pub use origin::Origin;
@@ -40,3 +41,4 @@ pub use sandbox::Sandbox;
 pub use share::Share;
 pub use size::{Measure, Size};
 pub use span::{Span, Spans};
+pub use turn::Queue;

@@ -124,6 +124,7 @@ impl Stage {
             network: None,
             passt: Mutex::default(),
             deadline: Duration::from_secs(20),
+            queue: None,
             program: "/proc/self/exe".into(),
         };
         let share = Share::open(&dir).unwrap();

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 use std::sync::Mutex;
+use std::thread;
 use std::time::Duration;
 
 use base::{Context, Error, Kind, Result};
@@ -11,7 +12,7 @@ use config::{Config, Loaded};
 use machine::template::{self, Recipe, Template};
 use oci::pod::{Budget, Part};
 use oci::{Bundle, Overrides};
-use sandbox::{Blueprint, Measure, Patience, Size};
+use sandbox::{Blueprint, Measure, Patience, Queue, Size};
 
 use super::builder::Builder;
 use crate::settings;
@@ -166,8 +167,23 @@ pub fn blueprint(settings: &Loaded, wanted: &Overrides) -> Result<Blueprint> {
         network: None,
         passt: Mutex::default(),
         deadline: deadline(settings, wanted),
+        queue: queue(config),
         program: "/proc/self/exe".into(),
         template: None,
+    })
+}
+
+/// Where machines wait for each other, those of all engines: beside the state of containers, which is where the configuration has it.
+fn queue(config: &Config) -> Option<Queue> {
+    let usual =
+        || thread::available_parallelism().map_or(2, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX).max(2));
+    let turns = config.machine.starts.unwrap_or_else(usual);
+    let root = &config.runtime.root;
+    let mut name = root.file_name()?.to_owned();
+    name.push(".starts");
+    (turns != 0).then(|| Queue {
+        path: root.with_file_name(name),
+        turns,
     })
 }
 

@@ -23,6 +23,7 @@ use crate::process::{Process, Stage};
 use crate::root::Root;
 use crate::share::{self, Placed};
 use crate::size::Limits;
+use crate::turn::Turn;
 
 impl Sandbox {
     /// Keeps a place for a container that will be created by somebody in `origin`. Errors: `Exists`; `Gone` when the machine ends.
@@ -152,9 +153,14 @@ impl Sandbox {
             self.state().spans.end("storage", begin);
             Ok((placed, attachments))
         };
+        let mut turn = None;
         let (placed, attachments) = if booting {
+            let up = async {
+                turn = self.turn().await;
+                self.boot(bundle).await
+            };
             // The guest boots while its files are put in place.
-            let (up, placed) = tokio::join!(self.boot(bundle), place);
+            let (up, placed) = tokio::join!(up, place);
             up?;
             placed?
         } else {
@@ -173,11 +179,27 @@ impl Sandbox {
             self.unplug(disks).await;
             return Err(e);
         }
+        drop(turn);
         self.adopt(id, placed, begin);
         self.follow_changes(id, &guest, watched);
         let (sandbox, id) = (Arc::clone(self), id.clone());
         tokio::spawn(async move { sandbox.follow(guest, id, String::new()).await });
         Ok(())
+    }
+
+    /// Waits until a machine may be brought up, if one has to be.
+    async fn turn(&self) -> Option<Turn> {
+        let queue = self.plan.queue.as_ref()?;
+        if self.state().standby.is_some() {
+            return None;
+        }
+        let begin = Instant::now();
+        let turn = queue.turn().await.unwrap_or_else(|e| {
+            log::warn!("the machine is brought up out of turn: {}", e.chain());
+            None
+        });
+        self.state().spans.end("queue", begin);
+        turn
     }
 
     /// The root file system that the machine gets as it is, if it does. A guest that has had it may have written anything there, which the
