@@ -22,7 +22,7 @@ use virtiofsd::descriptor_utils::{Reader, Writer};
 use virtiofsd::passthrough::read_only::PassthroughFsRo;
 use virtiofsd::passthrough::{CachePolicy, Config, InodeFileHandlesMode, PassthroughFs};
 use virtiofsd::server::Server;
-use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryError, GuestMemoryMmap};
 
 use crate::fixed::Fixed;
 use crate::notice::{self, Notices};
@@ -141,7 +141,8 @@ impl Fs {
                 return 0;
             }
         };
-        let instead = self.notices.instead(&bytes).and_then(|request| own(&request));
+        let other = self.notices.instead(&bytes);
+        let instead = other.as_deref().and_then(own);
         // The request may be ours, the answer goes to the guest.
         let (mem, asked) = (chain.memory().clone(), instead.as_ref().unwrap_or(chain));
         let asked_mem = asked.memory().clone();
@@ -154,7 +155,14 @@ impl Fs {
             Engine::ReadOnly(server) => server.handle_message(reader, writer, None::<&mut ()>),
         };
         match answer {
-            Ok(len) => u32::try_from(len).unwrap_or(0),
+            Ok(len) => {
+                let asked = instead.as_ref().and(other.as_deref()).unwrap_or(&bytes);
+                if let Err(e) = forget_early(asked, chain, len) {
+                    log::error!("shorten how long a mode is believed: {e}");
+                    return 0;
+                }
+                u32::try_from(len).unwrap_or(0)
+            }
             Err(e) => {
                 log::debug!("a request of the guest has no answer: {e}");
                 0
@@ -177,6 +185,35 @@ fn beginning(chain: &Chain) -> Vec<u8> {
         bytes.clear();
     }
     bytes
+}
+
+/// The attributes of files with privileges are good for no time, see [`privilege`]. The answer has been written; the guest does not know yet.
+fn forget_early(request: &[u8], chain: &Chain, len: usize) -> std::result::Result<(), GuestMemoryError> {
+    let Some(most) = privilege::told_in(request) else {
+        return Ok(());
+    };
+    let mem = chain.memory();
+    let mut answer = vec![0; len.min(most)];
+    let mut at = 0;
+    for piece in chain.clone().writable() {
+        let rest = answer.get_mut(at..).unwrap_or_default();
+        let here = rest.len().min(piece.len() as usize);
+        mem.read_slice(&mut rest[..here], piece.addr())?;
+        at += here;
+    }
+    for time in privilege::times(request, &answer) {
+        let mut begin = 0;
+        for piece in chain.clone().writable() {
+            let end = begin + piece.len() as usize;
+            let (from, to) = (time.start.max(begin), time.end.min(end));
+            if from < to {
+                let address = GuestAddress(piece.addr().0 + (from - begin) as u64);
+                mem.write_slice(&[0; 8][..to - from], address)?;
+            }
+            begin = end;
+        }
+    }
+    Ok(())
 }
 
 /// A chain of our own with this request in it.
