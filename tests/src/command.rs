@@ -67,15 +67,20 @@ fn code(status: ExitStatus) -> i32 {
 /// Waits with the deadline. A child that outlives it is killed, and the test fails.
 #[track_caller]
 pub fn end(child: &mut Child) -> i32 {
+    end_within(child, deadline())
+}
+
+#[track_caller]
+fn end_within(child: &mut Child, limit: Duration) -> i32 {
     let start = Instant::now();
     loop {
         if let Some(status) = child.try_wait().expect("wait for a child of ours") {
             return code(status);
         }
-        if start.elapsed() > deadline() {
+        if start.elapsed() > limit {
             let _ = child.kill();
             let _ = child.wait();
-            panic!("no end within {:?}", deadline());
+            panic!("no end within {limit:?}");
         }
         thread::sleep(Duration::from_millis(10));
     }
@@ -84,6 +89,12 @@ pub fn end(child: &mut Child) -> i32 {
 /// Runs to the end, feeding `input`. Output goes to files: a daemon that inherits them must not hold us up.
 #[track_caller]
 pub fn run(command: &mut Command, input: &[u8]) -> Outcome {
+    run_within(command, input, deadline())
+}
+
+/// As [`run`], with a deadline of its own.
+#[track_caller]
+pub fn run_within(command: &mut Command, input: &[u8], limit: Duration) -> Outcome {
     let mut out = tempfile::tempfile().expect("temporary file");
     let mut err = tempfile::tempfile().expect("temporary file");
     command.stdin(if input.is_empty() {
@@ -101,7 +112,7 @@ pub fn run(command: &mut Command, input: &[u8]) -> Outcome {
             let _ = stdin.write_all(&input);
         })
     });
-    let code = end(&mut child);
+    let code = end_within(&mut child, limit);
     if let Some(feeder) = feeder {
         let _ = feeder.join();
     }

@@ -38,11 +38,13 @@ fn many(podman: &dyn Engine, seen: &mut Behaviours<'_>) {
             command
         })
         .collect();
+    // The last one waits for its turn behind all others.
+    let limit = command::deadline() * 3;
     seen.see("thirty at once", || {
         std::thread::scope(|scope| {
             let threads: Vec<_> = commands
                 .into_iter()
-                .map(|mut command| scope.spawn(move || command::run(&mut command, b"")))
+                .map(|mut command| scope.spawn(move || command::run_within(&mut command, b"", limit)))
                 .collect();
             for (n, thread) in threads.into_iter().enumerate() {
                 let outcome = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
