@@ -32,6 +32,8 @@ pub use store::{Built, Store};
 const STATE: &str = "state";
 const PAGES: &str = "pages";
 const MEMORY: &str = "memory";
+/// Is there once a machine has come up as a copy.
+const PROVED: &str = "proved";
 const MIB: u64 = 1 << 20;
 
 /// A template that was found whole.
@@ -50,6 +52,20 @@ impl Template {
     /// Where it is.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Whether a machine has come up as a copy of it before.
+    pub fn is_proved(&self) -> bool {
+        self.dir.join(PROVED).exists()
+    }
+
+    /// A machine has come up as a copy of it.
+    pub fn prove(&self) {
+        if !self.is_proved()
+            && let Err(e) = File::create(self.dir.join(PROVED))
+        {
+            log::debug!("mark template {}: {e}", self.dir.display());
+        }
     }
 
     /// What the hypervisor wrote, as it was when the template was made. Errors: `Invalid` if it is not.

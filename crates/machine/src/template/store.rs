@@ -242,6 +242,9 @@ mod tests {
         assert!(store.find(&recipe.key()).unwrap().is_none());
         let template = made(&store, &recipe);
         assert_eq!(template.state().unwrap(), b"state");
+        assert!(!template.is_proved());
+        template.prove();
+        assert!(store.find(&recipe.key()).unwrap().unwrap().is_proved());
         let copy = memory(1).unwrap();
         template.fill(&copy).unwrap();
         let mut bytes = [0; 5];
