@@ -65,6 +65,7 @@ impl Container {
             namespaces,
             disks,
             stdio: theirs,
+            pause: request.pause,
         };
         let (inner, process) = guest::Container::create(wanted, nests)?;
         let inner = Arc::new(inner);

@@ -47,6 +47,8 @@ pub struct Create {
     pub disks: Vec<Disk>,
     /// The init's streams.
     pub stdio: Stdio,
+    /// Its init only waits, see [`crate::pause`].
+    pub pause: bool,
 }
 
 /// A container: its cgroup, and its init process until it is reaped by the agent.
@@ -78,6 +80,7 @@ impl Container {
             namespaces,
             disks,
             stdio,
+            pause,
         } = create;
         validate::id(&id)?;
         validate::spec(&spec)?;
@@ -100,6 +103,7 @@ impl Container {
             id,
             spec,
             joined: kinds,
+            pause,
         };
         let (process, waiting) = launch(channel, pid, &request, joined, stdio)?;
         let Request { id, spec, .. } = request;
@@ -173,6 +177,7 @@ impl Container {
             id: self.id.clone(),
             spec,
             joined: Vec::new(),
+            pause: false,
         };
         let channel = start_helper()?;
         channel.send(&Message::Prepare(Shape::further(self.cgroup.path(), self.init)), &[])?;

@@ -20,12 +20,16 @@ use crate::launch::{ROLE, Request};
 use crate::nest::Shape;
 use crate::program::{self, Streams};
 use crate::rootfs::Rootfs;
-use crate::{hook, namespace, sys};
+use crate::{hook, namespace, pause, sys};
 
-/// To be called first in `main`: takes the helper's role if this process was started for it, and then says how
+/// To be called first in `main`: takes the helper's role, or that of [`pause`], if this process was started for it, and then says how
 /// to exit. None: this is the agent itself.
 pub fn main() -> Option<ExitCode> {
-    let role = std::env::args_os().nth(1);
+    let mut words = std::env::args_os();
+    let (name, role) = (words.next(), words.next());
+    if name.as_deref() == Some(OsStr::new(pause::NAME)) {
+        return Some(pause::wait());
+    }
     (role.as_deref() == Some(OsStr::new(ROLE))).then(help)
 }
 

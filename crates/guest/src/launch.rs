@@ -52,6 +52,8 @@ pub struct Request {
     pub spec: oci::Spec,
     /// Types of the namespaces that are joined.
     pub joined: Vec<oci::LinuxNamespaceType>,
+    /// Its program is [`crate::pause`].
+    pub pause: bool,
 }
 
 /// A process that waits for the word to execute its program; it ends if this is dropped.

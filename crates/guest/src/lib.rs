@@ -25,6 +25,7 @@ pub mod localize;
 mod mount;
 pub mod namespace;
 mod nest;
+mod pause;
 mod program;
 mod rlimit;
 mod rootfs;

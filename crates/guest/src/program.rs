@@ -8,12 +8,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use base::{Context, Error, Kind, Result};
+use nix::fcntl::AtFlags;
 use nix::sys::personality::{Persona, set as set_personality};
 use nix::sys::signal::SigSet;
 use nix::sys::stat::{Mode, fstat, umask};
 use nix::unistd::{
-    AccessFlags, Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, eaccess, execve, fchown, setgroups, setresgid,
-    setresuid,
+    AccessFlags, Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, eaccess, execve, execveat, fchown, setgroups,
+    setresgid, setresuid,
 };
 use oci_spec::runtime::{IOPriorityClass, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy, Process};
 
@@ -23,7 +24,7 @@ use crate::console::Console;
 use crate::launch::Request;
 use crate::seccomp::Filter;
 use crate::tree::c_string;
-use crate::{hook, sys, user};
+use crate::{hook, pause, sys, user};
 
 /// PER_LINUX32: uname(2) tells a 32-bit machine.
 const THIRTY_TWO_BITS: libc::c_int = 0x0008;
@@ -91,7 +92,11 @@ pub fn run(channel: &Channel, request: &Request, further: bool, streams: &Stream
         .as_deref()
         .and_then(<[String]>::first)
         .map_or("", String::as_str);
-    let program = find(name, &environment)?;
+    let program = if request.pause {
+        pause::open()?
+    } else {
+        Program::File(find(name, &environment)?)
+    };
     sys::close_on_exec_from(3).attempt(|| "mark descriptors".into())?;
 
     let console = match streams {
@@ -109,12 +114,37 @@ pub fn run(channel: &Channel, request: &Request, further: bool, streams: &Stream
     sys::reset_signals();
     SigSet::empty().thread_set_mask().attempt(|| "unblock signals".into())?;
     let environment: Vec<CString> = environment.iter().map(|entry| c_string(entry)).collect::<Result<_>>()?;
-    let path = crate::tree::c_path(&program)?;
     if let (Some(filter), true) = (&seccomp, confined) {
         filter.load()?;
     }
-    let Err(errno) = execve(&path, &args, &environment);
-    Err(errno).attempt(|| format!("{PREFIX}: exec {}: {}", program.display(), errno.desc().to_lowercase()))
+    program.execute(&args, &environment)
+}
+
+/// What a process is to execute.
+#[derive(Debug)]
+pub enum Program {
+    /// Of the container.
+    File(PathBuf),
+    /// Of the guest, with the one word that is its command line.
+    Own(OwnedFd, CString),
+}
+
+impl Program {
+    /// Returns on failure only.
+    fn execute(&self, args: &[CString], environment: &[CString]) -> Result<Infallible> {
+        let (name, executed) = match self {
+            Program::File(file) => (
+                file.display().to_string(),
+                execve(&crate::tree::c_path(file)?, args, environment),
+            ),
+            Program::Own(file, name) => (
+                name.to_string_lossy().into_owned(),
+                execveat(file, c"", &[name], environment, AtFlags::AT_EMPTY_PATH),
+            ),
+        };
+        let Err(errno) = executed;
+        Err(errno).attempt(|| format!("{PREFIX}: exec {name}: {}", errno.desc().to_lowercase()))
+    }
 }
 
 fn place(streams: &Streams, uid: u32) -> Result<()> {
