@@ -8,6 +8,7 @@
 mod generated;
 pub mod kind;
 pub mod notice;
+pub mod pause;
 pub mod port;
 pub mod stream;
 pub mod template;

@@ -21,6 +21,8 @@ pub struct Container {
     pub bundle: PathBuf,
     /// By exec id; the empty one is the init.
     pub processes: BTreeMap<String, Process>,
+    /// It only holds namespaces for others.
+    pub pause: bool,
     /// Its processes are frozen.
     pub paused: bool,
     /// How many of its processes the guest's kernel has killed for want of memory.
@@ -45,6 +47,7 @@ impl Container {
         Container {
             bundle,
             processes: BTreeMap::from([(String::new(), init)]),
+            pause: false,
             paused: false,
             oom_kills: 0,
             prepared: BTreeMap::new(),

@@ -8,12 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use api::agent::{
-    Attachment, ConfigureNetworkRequest, ContainerRequest, CreateContainerRequest, Disk, Event, ExecProcessRequest,
-    HelloRequest, HelloResponse, ListProcessesResponse, Namespace, NextEventRequest, NextWatchesRequest,
-    RaiseEventsRequest, ReadMetricsRequest, ReadMetricsResponse, ReadProcessesRequest, ReadProcessesResponse,
-    RemoveContainerRequest, RemoveProcessRequest, ResizePtyRequest, ResizeRequest, ResizeResponse, ShutdownRequest,
-    SignalProcessRequest, StartContainerRequest, StatsContainerResponse, Stdio, UpdateContainerRequest,
-    WaitProcessRequest, WaitProcessResponse,
+    ConfigureNetworkRequest, ContainerRequest, CreateContainerRequest, Event, ExecProcessRequest, HelloRequest,
+    HelloResponse, ListProcessesResponse, NextEventRequest, NextWatchesRequest, RaiseEventsRequest, ReadMetricsRequest,
+    ReadMetricsResponse, ReadProcessesRequest, ReadProcessesResponse, RemoveContainerRequest, RemoveProcessRequest,
+    ResizePtyRequest, ResizeRequest, ResizeResponse, ShutdownRequest, SignalProcessRequest, StartContainerRequest,
+    StatsContainerResponse, Stdio, UpdateContainerRequest, WaitProcessRequest, WaitProcessResponse,
 };
 use api::agent_ttrpc::AgentClient;
 use base::{Context, Result};
@@ -107,25 +106,8 @@ impl Guest {
     }
 
     /// The container's init is made and waits.
-    pub async fn create(
-        &self,
-        id: &str,
-        spec: &[u8],
-        attachments: Vec<Attachment>,
-        namespaces: Vec<Namespace>,
-        disks: Vec<Disk>,
-        stdio: Stdio,
-    ) -> Result<()> {
-        let request = CreateContainerRequest {
-            id: id.to_owned(),
-            spec: spec.to_owned(),
-            attachments,
-            namespaces,
-            disks,
-            stdio: Some(stdio).into(),
-            ..CreateContainerRequest::default()
-        };
-        self.call("CreateContainer", self.agent.create_container(self.soon(), &request))
+    pub async fn create(&self, request: &CreateContainerRequest) -> Result<()> {
+        self.call("CreateContainer", self.agent.create_container(self.soon(), request))
             .await
             .map(drop)
     }

@@ -14,6 +14,7 @@ mod guest;
 mod keeper;
 mod layers;
 mod loop_device;
+mod memory;
 pub mod metrics;
 mod namespace;
 mod network;

@@ -114,6 +114,8 @@ pub struct Create {
     pub rootfs: Vec<RootMount>,
     /// Which streams its init has.
     pub stdio: Stdio,
+    /// It only holds namespaces for others: its rootfs is empty, and its init the agent's own.
+    pub pause: bool,
 }
 
 /// What the outside may know of a process.

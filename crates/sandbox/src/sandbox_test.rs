@@ -143,6 +143,7 @@ impl Stage {
             bundle: self.top.path().join("bundle"),
             rootfs: Vec::new(),
             stdio: Stdio::new(),
+            pause: false,
         };
         self.sandbox.expect("c1", Origin::default())?;
         self.sandbox.create(create).await

@@ -134,6 +134,10 @@ impl Task for Wire {
             bundle: request.bundle.into(),
             rootfs: rootfs.collect(),
             id: request.id,
+            pause: request
+                .options
+                .into_option()
+                .is_some_and(|options| options.type_url == api::pause::OPTIONS),
         };
         reply(self.0.create(create).await)?;
         Ok(CreateTaskResponse::new())

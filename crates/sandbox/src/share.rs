@@ -18,19 +18,19 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use api::agent::Attachment;
 use api::agent::attachment::Source;
-use api::agent::{Attachment, Memory};
 use base::{Context, Error, Kind, Result};
 use devices::fixed::NAME as LAYER;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{SFlag, fstat};
-use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use oci::Bundle;
 use oci::spec::Mount;
 
 use crate::disk::is_block_device;
 use crate::loop_device::Loop;
+use crate::memory;
 use crate::origin::Origin;
 use crate::sys;
 
@@ -41,11 +41,9 @@ const NAME: &str = "shared";
 /// What the guest has of its own: a bind mount from there means the guest's.
 const OF_THE_GUEST: [&str; 3] = ["/proc", "/sys", "/dev"];
 /// Below those, what holds the host's data all the same.
-const OF_THE_HOST: [&str; 1] = [SHM];
+const OF_THE_HOST: [&str; 1] = [memory::SHM];
 /// In place of the index of a mount.
 const ROOT: i32 = -1;
-/// Memory by name.
-const SHM: &str = "/dev/shm";
 
 /// A mount that an engine wants as a container's root file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,8 +117,14 @@ impl Share {
     }
 
     /// Puts the bind mounts of a container in place, whose paths are looked up in `origin`. The answer is the guard of the mounts, and
-    /// where they are in the share.
-    pub fn place(&self, id: &str, bundle: &Bundle, origin: &Origin) -> Result<(Placed, Vec<Attachment>)> {
+    /// where they are in the share. `holder`: the container that holds namespaces for the others, if there is one.
+    pub fn place(
+        &self,
+        id: &str,
+        bundle: &Bundle,
+        holder: Option<&str>,
+        origin: &Origin,
+    ) -> Result<(Placed, Vec<Attachment>)> {
         let dir = self.path().join(id);
         make_dir(&dir)?;
         let mut placed = Placed {
@@ -135,7 +139,8 @@ impl Share {
             let what = || format!("mount {} for {}", bind.source.display(), mount.destination().display());
             let index = i32::try_from(index).context(Kind::Invalid, || "count the mounts".into())?;
             let tree = origin.tree(&bind.source, bind.recursive).attempt(what)?;
-            let source = match memory(mount, &tree) {
+            let held = holder.and_then(|holder| memory::held(mount, holder));
+            let source = match held.or_else(|| memory::prepared(mount, &tree)) {
                 Some(memory) => Source::Memory(memory),
                 None => {
                     placed.volume(&tree, &bind, &name).attempt(what)?;
@@ -146,13 +151,6 @@ impl Share {
         }
         Ok((placed, attachments))
     }
-}
-
-/// May be [`memory`].
-fn shm(mount: &Mount) -> bool {
-    let place = Path::new(SHM);
-    let source = mount.source().as_deref().filter(|source| *source != place);
-    mount.destination() == place && source.and_then(Path::file_name) == place.file_name()
 }
 
 /// Where a container's files are mounted, in the monitor's mount namespace.
@@ -169,7 +167,9 @@ pub fn places(dir: &Path, id: &str, bundle: &Bundle) -> Places {
     let dir = dir.join(NAME).join(id);
     let mounts = bundle.spec().mounts().iter().flatten().enumerate();
     // The guest's memory has no place here.
-    let placed = |index: usize, mount| Bind::of(mount).is_some() && (!shm(mount) || dir.join(volume(index)).exists());
+    let placed = |index: usize, mount| {
+        Bind::of(mount).is_some() && (!memory::by_name(mount) || dir.join(volume(index)).exists())
+    };
     let volumes = mounts.filter(|(index, mount)| placed(*index, mount));
     Places {
         rootfs: dir.join("rootfs"),
@@ -194,6 +194,11 @@ pub fn of_layer(id: &str, name: &str) -> api::agent::Share {
     share(format!("{id}/{LAYER}/{name}"))
 }
 
+/// An empty rootfs of the guest's own.
+pub fn empty_root(id: &str) -> Attachment {
+    attachment(ROOT, Source::Memory(memory::root(id)))
+}
+
 fn attachment(mount: i32, source: Source) -> Attachment {
     Attachment {
         mount,
@@ -212,23 +217,6 @@ fn share(path: String) -> api::agent::Share {
         path,
         ..api::agent::Share::default()
     }
-}
-
-/// The memory that an engine has prepared as `/dev/shm` of one or several containers: a tmpfs of the host, by all engines' custom in a
-/// directory `shm` of its own, at which nobody on the host looks. The guest takes its own in place of it: what is mapped through a share is not seen by who maps it through another mount of the
-/// same directory.
-fn memory(mount: &Mount, tree: &OwnedFd) -> Option<Memory> {
-    let found = fstatfs(tree).ok()?;
-    if !shm(mount) || found.filesystem_type() != TMPFS_MAGIC {
-        return None;
-    }
-    let source = fstat(tree).ok()?;
-    let block = u64::try_from(found.block_size()).ok()?;
-    Some(Memory {
-        name: format!("{}-{}", source.st_dev, source.st_ino),
-        bytes: found.blocks().saturating_mul(block),
-        ..Memory::default()
-    })
 }
 
 /// A bind mount of a path of the host.
@@ -551,7 +539,7 @@ mod tests {
             let bundle = Bundle::parse(bundle_dir, serde_json::to_vec(&json).unwrap()).unwrap();
             let share = Share::open(top.path()).unwrap();
             let here = Origin::default();
-            let (mut placed, mut attachments) = share.place("c1", &bundle, &here).unwrap();
+            let (mut placed, mut attachments) = share.place("c1", &bundle, None, &here).unwrap();
             attachments.insert(0, placed.root(&bundle, &[], &here).unwrap());
             let indices: Vec<i32> = attachments.iter().map(|attachment| attachment.mount).collect();
             assert_eq!(indices, [-1, 1, 2, 3]);
@@ -571,7 +559,10 @@ mod tests {
             assert!(at.join("rootfs/bin").is_dir());
             assert_eq!(fs::read_to_string(at.join("m2")).unwrap(), "single");
             assert!(fs::write(at.join("m1/x"), "").is_err(), "read-only for us, too");
-            assert_eq!(share.place("c1", &bundle, &here).unwrap_err().kind(), Kind::Exists);
+            assert_eq!(
+                share.place("c1", &bundle, None, &here).unwrap_err().kind(),
+                Kind::Exists
+            );
             drop(placed);
             assert!(!at.exists());
             let tmpfs = RootMount {
@@ -579,7 +570,7 @@ mod tests {
                 source: "tmpfs".into(),
                 options: vec!["size=64k".into(), "nodev".into()],
             };
-            let (mut placed, _) = share.place("c2", &bundle, &here).unwrap();
+            let (mut placed, _) = share.place("c2", &bundle, None, &here).unwrap();
             placed.root(&bundle, &[tmpfs], &here).unwrap();
             fs::write(share.path().join("c2/rootfs/x"), "").unwrap();
             drop(placed);

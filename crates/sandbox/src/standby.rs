@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use api::agent::{ConfigureNetworkRequest, Stdio};
+use api::agent::{ConfigureNetworkRequest, CreateContainerRequest, Stdio};
 use api::stream::{Hello, answer};
 use base::{Context, Error, Kind, Result};
 use net::{Network, Place, Spare};
@@ -88,13 +88,16 @@ impl Standby {
             .configure_network(&ConfigureNetworkRequest::default())
             .await?;
         let here = Origin::default();
-        let (mut placed, mut attachments) = share.place(id, &bundle, &here)?;
+        let (mut placed, mut attachments) = share.place(id, &bundle, None, &here)?;
         attachments.push(placed.root(&bundle, &[], &here)?);
-        let (namespaces, disks) = (Vec::new(), Vec::new());
-        let made = self
-            .guest
-            .create(id, bundle.json(), attachments, namespaces, disks, stdio);
-        made.await?;
+        let request = CreateContainerRequest {
+            id: id.to_owned(),
+            spec: bundle.json().to_owned(),
+            attachments,
+            stdio: Some(stdio).into(),
+            ..CreateContainerRequest::default()
+        };
+        self.guest.create(&request).await?;
         let mut input = self.stream(id, 0).await?;
         let (mut output, mut errors) = (self.stream(id, 1).await?, self.stream(id, 2).await?);
         self.guest.start(id).await?;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use api::agent::Namespace;
+use api::agent::{CreateContainerRequest, Namespace};
 use base::{Context, Error, Kind, Result};
 use machine::DISK_CARDS;
 use oci::Bundle;
@@ -131,7 +131,8 @@ impl Sandbox {
             Phase::Up(_) => {}
         }
         let init = Process::new(Stage::Making, bundle.terminal(), create.stdio.clone());
-        let container = Container::new(bundle.dir().to_owned(), Limits::of(bundle.resources()), init);
+        let mut container = Container::new(bundle.dir().to_owned(), Limits::of(bundle.resources()), init);
+        container.pause = create.pause;
         state.containers.insert(create.id.clone(), container);
         Ok(origin)
     }
@@ -140,10 +141,15 @@ impl Sandbox {
         let id = &create.id;
         let booting = matches!(self.state().phase, Phase::Booting);
         let root = self.root(create, bundle)?;
+        let holder = self.holder();
         let place = async {
             let begin = Instant::now();
-            let (mut placed, mut attachments) = self.share.place(id, bundle, origin)?;
+            let (mut placed, mut attachments) = self.share.place(id, bundle, holder.as_deref(), origin)?;
             match &root {
+                _ if create.pause => {
+                    placed.no_root()?;
+                    attachments.push(share::empty_root(id));
+                }
                 Some(root) => {
                     placed.no_root()?;
                     root.own().map_or(Ok(()), |dir| placed.layer(dir, origin))?;
@@ -172,9 +178,18 @@ impl Sandbox {
         let begin = Instant::now();
         let watched = changes::watchable(bundle, &attachments);
         let (disks, root) = self.plug(id, bundle, root).await?;
-        let attachments = attachments.into_iter().chain(root.map(share::root_on)).collect();
-        let made = guest.create(id, bundle.json(), attachments, namespaces, disks, create.stdio.clone());
-        if let Err(e) = made.await {
+        let attachments = attachments.into_iter().chain(root.map(share::root_on));
+        let request = CreateContainerRequest {
+            id: id.clone(),
+            spec: bundle.json().to_owned(),
+            attachments: attachments.collect(),
+            namespaces,
+            disks,
+            stdio: Some(create.stdio.clone()).into(),
+            pause: create.pause,
+            ..CreateContainerRequest::default()
+        };
+        if let Err(e) = guest.create(&request).await {
             let disks = std::mem::take(&mut self.state().container(id)?.disks);
             self.unplug(disks).await;
             return Err(e);
@@ -232,6 +247,13 @@ impl Sandbox {
         }
         let why = format!("{DISK_CARDS} of its containers have block devices: there is no place for more");
         Err(Error::new(Kind::Unsupported, what()).because(why))
+    }
+
+    /// The container that holds namespaces for the others.
+    fn holder(&self) -> Option<String> {
+        let state = self.state();
+        let mut all = state.containers.iter();
+        all.find(|(_, container)| container.pause).map(|(id, _)| id.clone())
     }
 
     /// What the namespaces are in the guest that the spec of `id` names by paths. Errors: `Unsupported` for those of the host, `State`
