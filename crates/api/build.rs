@@ -8,7 +8,7 @@ use std::{env, fs};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
-    for name in ["agent", "monitor", "runtime_options"] {
+    for name in ["agent", "cri", "monitor", "runtime_options"] {
         let proto = format!("proto/{name}.proto");
         println!("cargo::rerun-if-changed={proto}");
         ttrpc_codegen::Codegen::new()

@@ -25,6 +25,7 @@ macro_rules! generated {
 
 generated!(agent);
 generated!(agent_ttrpc);
+generated!(cri);
 generated!(monitor);
 generated!(monitor_ttrpc);
 generated!(runtime_options);

@@ -16,4 +16,4 @@ pub mod template;
 /// containerd's shim API (Task v2/v3, events, types).
 #[cfg(feature = "task")]
 pub use containerd_shim_protos as task;
-pub use generated::{agent, agent_ttrpc, monitor, monitor_ttrpc, runtime_options};
+pub use generated::{agent, agent_ttrpc, cri, monitor, monitor_ttrpc, runtime_options};

@@ -261,6 +261,11 @@ fn processes(home: &Path) -> Result<Vec<i32>> {
     Ok(monitor.ok().into_iter().chain(others.into_iter().flatten()).collect())
 }
 
+/// The directories of all containers that live in the sandbox of the one whose directory is `dir`.
+pub fn companions(dir: &Path) -> Result<Vec<PathBuf>> {
+    home(dir)?.map_or_else(|| Ok(Vec::new()), |home| others(&home))
+}
+
 /// The directories of the containers of a sandbox.
 fn others(home: &Path) -> Result<Vec<PathBuf>> {
     let root = home.parent().unwrap_or(home);
@@ -309,6 +314,9 @@ mod tests {
             for berth in [first, Berth::take(home.path(), "b").unwrap()] {
                 assert_eq!(sandbox(&berth.keep()).canonicalize().unwrap(), home.path());
             }
+            let mut all = companions(&root.path().join(order[0])).unwrap();
+            all.sort();
+            assert_eq!(all, ["a", "b"].map(|id| root.path().join(id)));
             assert_eq!(Berth::take(home.path(), "b").unwrap_err().kind(), Kind::Exists);
             assert_eq!(names(root.path()), ["@a", "a", "b"]);
             clear(&root.path().join(order[0])).unwrap();
@@ -316,6 +324,7 @@ mod tests {
             clear(&root.path().join(order[1])).unwrap();
             assert!(names(root.path()).is_empty());
             clear(&root.path().join("a")).unwrap();
+            assert!(companions(&root.path().join("a")).unwrap().is_empty());
         }
     }
 

@@ -16,9 +16,11 @@ use api::task::bootstrap_api::{BootstrapParams, BootstrapResult};
 use base::{Context, Error, Kind, Result};
 use oci::Bundle;
 use protobuf::Message;
+use protobuf::well_known_types::any::Any;
 use sha2::{Digest, Sha256};
 
 use super::arguments::Arguments;
+use super::options;
 
 /// Where shims have their sockets, by containerd's custom.
 const SOCKETS: &str = "/run/containerd/s";
@@ -44,20 +46,25 @@ enum Manner {
 
 /// Starts the server if there is none yet, and prints where it listens.
 pub fn start(kind: &str, arguments: &Arguments) -> Result<()> {
-    let said = said(&arguments.id)?;
+    let heard = heard()?;
+    let said = said(&heard, &arguments.id);
     let directory = said.as_ref().and_then(|said| said.socket_dir.clone());
     let directory = directory.filter(|path| !path.is_empty());
     let directory = PathBuf::from(directory.unwrap_or_else(|| SOCKETS.to_owned()));
     let bundle = arguments.bundle()?;
-    let group = match Bundle::open(&bundle) {
-        // A sandbox without a container, which is refused when it is to be made: there somebody reads why.
-        Err(e) if e.kind() == Kind::NotFound => None,
-        opened => group(&opened?),
+    let (group, config) = match Bundle::open(&bundle) {
+        // A pod that is left to us has none yet. Which configuration it is to have is said here only.
+        Err(e) if e.kind() == Kind::NotFound => (None, wanted_config(&heard, said.as_ref())?),
+        opened => (group(&opened?), None),
     };
     let group = group.unwrap_or_else(|| arguments.id.clone());
     let socket = socket(&directory, &arguments.address, &arguments.namespace, &group);
     if let Some(listener) = claim(&socket)? {
-        let server = serve(kind, arguments, &bundle, &socket, listener, said.as_ref());
+        let mut server = server(kind, arguments, &bundle, &socket, said.as_ref());
+        if let Some(config) = &config {
+            server.env(config::selection::FILE, config);
+        }
+        let server = serve(server, listener);
         if server.is_err() {
             let _ = fs::remove_file(&socket);
         }
@@ -89,17 +96,29 @@ pub fn forget(bundle: &Path) -> Result<()> {
     }
 }
 
-/// What containerd 2.3 says on standard input. Earlier ones send the runtime's options, which mean runc's.
-fn said(id: &str) -> Result<Option<BootstrapParams>> {
+/// Standard input.
+fn heard() -> Result<Vec<u8>> {
     let stdin = std::io::stdin();
-    if stdin.is_terminal() {
-        return Ok(None);
-    }
     let mut bytes = Vec::new();
-    let read = stdin.lock().take(SAID).read_to_end(&mut bytes);
-    read.attempt(|| "read standard input".into())?;
-    let said = BootstrapParams::parse_from_bytes(&bytes).ok();
-    Ok(said.filter(|said| said.instance_id == id && !said.namespace.is_empty()))
+    if !stdin.is_terminal() {
+        let read = stdin.lock().take(SAID).read_to_end(&mut bytes);
+        read.attempt(|| "read standard input".into())?;
+    }
+    Ok(bytes)
+}
+
+/// What containerd 2.3 says there. Earlier ones send the runtime's options.
+fn said(heard: &[u8], id: &str) -> Option<BootstrapParams> {
+    let said = BootstrapParams::parse_from_bytes(heard).ok();
+    said.filter(|said| said.instance_id == id && !said.namespace.is_empty())
+}
+
+/// The configuration file that the runtime's options name.
+fn wanted_config(heard: &[u8], said: Option<&BootstrapParams>) -> Result<Option<String>> {
+    match Any::parse_from_bytes(heard) {
+        Ok(given) if said.is_none() => options::file(&given),
+        _ => Ok(None),
+    }
 }
 
 fn group(bundle: &Bundle) -> Option<String> {
@@ -132,15 +151,8 @@ fn claim(socket: &Path) -> Result<Option<UnixListener>> {
     UnixListener::bind(socket).attempt(what).map(Some)
 }
 
-/// The server has the listener as its standard input.
-fn serve(
-    kind: &str,
-    arguments: &Arguments,
-    bundle: &Path,
-    socket: &Path,
-    listener: UnixListener,
-    said: Option<&BootstrapParams>,
-) -> Result<()> {
+/// The server's command line.
+fn server(kind: &str, arguments: &Arguments, bundle: &Path, socket: &Path, said: Option<&BootstrapParams>) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.arg0(super::program(kind));
     command.args(["-namespace", &arguments.namespace, "-id", &arguments.id]);
@@ -156,7 +168,13 @@ fn serve(
     if let Some(said) = said {
         command.env("TTRPC_ADDRESS", &said.containerd_ttrpc_address);
     }
-    command.arg("serve").stdin(Stdio::from(OwnedFd::from(listener)));
+    command.arg("serve");
+    command
+}
+
+/// Starts it with the listener as its standard input.
+fn serve(mut command: Command, listener: UnixListener) -> Result<()> {
+    command.stdin(Stdio::from(OwnedFd::from(listener)));
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let child = base::inherited::spawn(&mut command, &[]);
     child.attempt(|| "start the server".into()).map(drop)
@@ -215,6 +233,30 @@ mod tests {
         assert_eq!((result.version, result.address.as_str()), (3, "unix:///s"));
         assert!(manner(false, Some("x")).is_err());
         assert!(reply(&Manner::Json(1), "").is_err());
+    }
+
+    #[test]
+    fn the_runtimes_options_name_a_configuration() {
+        let options = |path: &str| {
+            let options = api::runtime_options::Options {
+                config_path: path.to_owned(),
+                ..api::runtime_options::Options::default()
+            };
+            let any = Any {
+                type_url: "runtimeoptions.v1.Options".into(),
+                value: options.write_to_bytes().unwrap(),
+                ..Any::default()
+            };
+            any.write_to_bytes().unwrap()
+        };
+        let wanted = |heard: &[u8]| wanted_config(heard, None);
+        assert_eq!(wanted(&options("/k.toml")).unwrap().as_deref(), Some("/k.toml"));
+        assert_eq!(wanted(b"").unwrap(), None);
+        assert_eq!(
+            wanted_config(&options("/k.toml"), Some(&BootstrapParams::new())).unwrap(),
+            None
+        );
+        assert!(wanted(&options("k.toml")).unwrap_err().chain().contains("ConfigPath"));
     }
 
     #[test]

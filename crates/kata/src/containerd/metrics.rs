@@ -29,6 +29,29 @@ pub fn of_host(stats: Any) -> Result<Any> {
     })
 }
 
+/// What several messages of v2 say together of processor time, memory and processes.
+pub fn total(all: &[Any]) -> Result<Any> {
+    let mut total = v2::Metrics::new();
+    for one in all {
+        let one = v2::Metrics::parse_from_bytes(&one.value);
+        let one = one.context(Kind::Bug, || "parse the statistics".into())?;
+        let cpu = total.cpu.mut_or_insert_default();
+        cpu.usage_usec += one.cpu.usage_usec;
+        cpu.user_usec += one.cpu.user_usec;
+        cpu.system_usec += one.cpu.system_usec;
+        let memory = total.memory.mut_or_insert_default();
+        memory.usage += one.memory.usage;
+        memory.inactive_file += one.memory.inactive_file;
+        total.pids.mut_or_insert_default().current += one.pids.current;
+    }
+    let value = total.write_to_bytes();
+    Ok(Any {
+        type_url: all.first().map(|one| one.type_url.clone()).unwrap_or_default(),
+        value: value.context(Kind::Bug, || "write the statistics".into())?,
+        ..Any::default()
+    })
+}
+
 fn converted(from: &v2::Metrics) -> v1::Metrics {
     let pids = v1::PidsStat {
         current: from.pids.current,
@@ -148,6 +171,32 @@ fn blkio(from: &v2::IOStat) -> v1::BlkIOStat {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn containers_are_added_up() {
+        let one = |time, memory, processes| {
+            let mut from = v2::Metrics::new();
+            from.cpu.mut_or_insert_default().usage_usec = time;
+            from.memory.mut_or_insert_default().usage = memory;
+            from.pids.mut_or_insert_default().current = processes;
+            Any {
+                type_url: "io.containerd.cgroups.v2.Metrics".into(),
+                value: from.write_to_bytes().unwrap(),
+                ..Any::default()
+            }
+        };
+        let any = total(&[one(5, 100, 1), one(7, 200, 3)]).unwrap();
+        assert_eq!(any.type_url, "io.containerd.cgroups.v2.Metrics");
+        let sum = v2::Metrics::parse_from_bytes(&any.value).unwrap();
+        assert_eq!((sum.cpu.usage_usec, sum.memory.usage, sum.pids.current), (12, 300, 4));
+        assert!(
+            total(&[Any {
+                value: vec![0xff],
+                ..Any::default()
+            }])
+            .is_err()
+        );
+    }
 
     #[test]
     fn counters_keep_their_meaning_in_units_of_v1() {

@@ -19,6 +19,8 @@ mod logger;
 mod metrics;
 mod monitor;
 mod options;
+mod pod;
+mod pod_spec;
 mod publisher;
 mod sandbox;
 mod server;
@@ -39,6 +41,7 @@ use protobuf::MessageField;
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::timestamp::Timestamp;
 
+use crate::berth;
 use crate::runtime::{Globals, delete};
 use crate::settings::Choice;
 use crate::shim::Log;
@@ -123,7 +126,17 @@ fn info(kind: &str) -> Result<RuntimeInfo> {
 /// Removes what is left of a container whose server has gone.
 fn clean(kind: &str, arguments: &Arguments) -> Result<DeleteResponse> {
     let bundle = arguments.bundle()?;
-    delete::delete(&globals(kind, arguments, &bundle)?, &arguments.id, true)?;
+    let globals = globals(kind, arguments, &bundle)?;
+    if pod::is_ours(&bundle) {
+        // containerd asks for nothing else: those of its containers that are left have nobody, either.
+        for dir in berth::companions(&globals.root.join(&arguments.id))? {
+            let other = dir.file_name().unwrap_or_default().to_string_lossy();
+            if other != arguments.id {
+                delete::delete(&globals, &other, true)?;
+            }
+        }
+    }
+    delete::delete(&globals, &arguments.id, true)?;
     bootstrap::forget(&bundle)?;
     Ok(DeleteResponse {
         exit_status: LOST,

@@ -24,7 +24,8 @@ pub fn settings(selection: &Selection, options: Option<&Any>) -> Result<Arc<Load
     settings::load(&selection)
 }
 
-fn file(options: &Any) -> Result<Option<String>> {
+/// The file that they name. Errors: `Invalid`.
+pub fn file(options: &Any) -> Result<Option<String>> {
     if !options.type_url.ends_with(TYPE) {
         return Ok(None);
     }

@@ -55,8 +55,8 @@ pub fn serve(kind: &str, arguments: &Arguments) -> Result<()> {
         let mut interrupt = signal(SignalKind::interrupt()).attempt(|| "watch for SIGINT".into())?;
         tokio::select! {
             () = tasks.over.notified() => {}
-            _ = terminate.recv() => tasks.close().await,
-            _ = interrupt.recv() => tasks.close().await,
+            _ = terminate.recv() => tasks.remove_pod().await,
+            _ = interrupt.recv() => tasks.remove_pod().await,
         }
         remove(socket);
         tasks.publisher.flush(FAREWELL).await;

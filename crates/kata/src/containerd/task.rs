@@ -50,7 +50,7 @@ const WORDS: [(Kind, &str); 6] = [
 ];
 
 /// A result as it goes over the wire.
-fn reply<T>(done: Result<T>) -> ttrpc::Result<T> {
+pub fn reply<T>(done: Result<T>) -> ttrpc::Result<T> {
     done.map_err(|e| {
         log::debug!("{e:?}");
         let mut status = api::kind::status(&e);

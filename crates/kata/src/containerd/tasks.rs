@@ -33,6 +33,7 @@ use tokio::sync::Notify;
 use super::container::{Container, Containers, Exit, Process};
 use super::io::{Opened, Places};
 use super::monitor::{Monitor, patient, told};
+use super::pod::Pod;
 use super::publisher::Publisher;
 use super::{now, options};
 use crate::berth;
@@ -43,7 +44,7 @@ use crate::runtime::{Globals, delete, exec, verbs};
 use crate::shim::{Launch, Pids, Streams};
 
 /// How long the shim of a process may take to end after that one.
-const LAST_OUTPUT: Duration = Duration::from_secs(20);
+pub const LAST_OUTPUT: Duration = Duration::from_secs(20);
 /// How long a program that takes output may go on after the process.
 const LAST_LINES: Duration = Duration::from_secs(10);
 
@@ -54,6 +55,8 @@ pub struct Tasks {
     namespace: String,
     /// Never held across an await or a call that may wait.
     containers: Mutex<Containers>,
+    /// The pod that containerd leaves to us, if it does.
+    pod: Mutex<Option<Pod>>,
     /// Monitors that somebody waits for.
     monitors: Mutex<BTreeSet<i32>>,
     pub publisher: Publisher,
@@ -62,8 +65,9 @@ pub struct Tasks {
 }
 
 /// What a new process brings along.
-struct Begun {
-    shim: Pidfd,
+#[derive(Debug)]
+pub struct Begun {
+    pub shim: Pidfd,
     opened: Opened,
 }
 
@@ -73,6 +77,7 @@ impl Tasks {
             globals,
             namespace: namespace.to_owned(),
             containers: Mutex::default(),
+            pod: Mutex::default(),
             monitors: Mutex::default(),
             publisher,
             over: Notify::new(),
@@ -83,6 +88,19 @@ impl Tasks {
     pub fn containers(&self) -> MutexGuard<'_, Containers> {
         // Every change is one step: one that panicked left no half of it.
         self.containers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn pod(&self) -> MutexGuard<'_, Option<Pod>> {
+        self.pod.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn globals(&self) -> &Globals {
+        &self.globals
+    }
+
+    /// The directory of the sandbox that a container lives in.
+    pub fn sandbox_of(&self, id: &str) -> PathBuf {
+        berth::sandbox(&self.globals.root.join(id))
     }
 
     fn monitors(&self) -> MutexGuard<'_, BTreeSet<i32>> {
@@ -96,7 +114,7 @@ impl Tasks {
         if let Some(monitor) = &container.monitor {
             return Ok(Arc::clone(monitor));
         }
-        let monitor = Arc::new(Monitor::open(&berth::sandbox(&self.globals.root.join(id)))?);
+        let monitor = Arc::new(Monitor::open(&self.sandbox_of(id))?);
         Ok(Arc::clone(container.monitor.insert(monitor)))
     }
 
@@ -114,7 +132,7 @@ impl Tasks {
         }
         let places = Places::from(&request);
         let (tasks, wanted) = (Arc::clone(self), request.clone());
-        let begun = apart(move || tasks.make(&wanted)).await;
+        let begun = apart(move || tasks.make(&wanted, false)).await;
         let (begun, owner) = begun.attempt(|| "OCI runtime create failed".into())?;
         self.reap_monitor(owner);
         let mut init = Process::new(places.clone());
@@ -149,9 +167,9 @@ impl Tasks {
         Ok(pid)
     }
 
-    /// Waits. The second part of the answer is the sandbox's monitor.
-    fn make(&self, request: &CreateTaskRequest) -> Result<(Begun, Pidfd)> {
-        let bundle = Bundle::open(Path::new(&request.bundle))?;
+    /// Waits. The second part of the answer is the sandbox's monitor. `pause`: the container only holds namespaces for others.
+    pub fn make(&self, request: &CreateTaskRequest, pause: bool) -> Result<(Begun, Pidfd)> {
+        let bundle = self.open_bundle(Path::new(&request.bundle))?;
         let globals = Globals {
             systemd_cgroup: by_systemd(&bundle, request.options.as_ref()),
             settings: options::settings(&self.globals.settings.selection, request.options.as_ref())?,
@@ -162,6 +180,7 @@ impl Tasks {
         let given = Given {
             rootfs: request.rootfs.clone(),
             streams: Streams(streams.each_ref().map(Option::is_some)),
+            pause,
         };
         let made = Made::new(&globals, &request.id, &bundle, given, &|_| Ok(()))?;
         let launch = Launch {
@@ -175,7 +194,7 @@ impl Tasks {
     }
 
     /// A monitor is a child of ours, once for all containers of its sandbox.
-    fn reap_monitor(self: &Arc<Self>, monitor: Pidfd) {
+    pub fn reap_monitor(self: &Arc<Self>, monitor: Pidfd) {
         if !self.monitors().insert(monitor.pid()) {
             return;
         }
@@ -470,7 +489,7 @@ impl Tasks {
 
     /// Has us end, if no container is left: containerd asks for that after each container of a pod.
     pub fn leave(&self) {
-        if self.containers().ids().is_empty() {
+        if self.containers().ids().is_empty() && self.pod().is_none() {
             self.over.notify_one();
         }
     }
@@ -489,7 +508,7 @@ impl Tasks {
 }
 
 /// Runs what waits in a thread of its own.
-async fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub async fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.context(Kind::Bug, || "wait for a thread".into())?
 }

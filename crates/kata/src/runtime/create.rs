@@ -11,6 +11,7 @@ use api::task::api::{CreateTaskRequest, CreateTaskResponse, Mount, StartRequest,
 use base::{Context, Error, Kind, Result};
 use oci::spec::Process;
 use oci::{Bundle, Moment, State, Status};
+use protobuf::well_known_types::any::Any;
 
 use super::arguments::{CreateArgs, RunArgs};
 use super::container::Container;
@@ -53,6 +54,8 @@ pub struct Given {
     pub rootfs: Vec<Mount>,
     /// Of its process.
     pub streams: Streams,
+    /// It only holds namespaces for others; of its bundle's root nothing is used.
+    pub pause: bool,
 }
 
 /// A container that is made in the guest and not yet known outside.
@@ -104,6 +107,7 @@ impl<'a> Made<'a> {
             stdin: input.to_owned(),
             stdout: output.to_owned(),
             stderr: error.to_owned(),
+            options: given.pause.then(pause).into(),
             ..CreateTaskRequest::default()
         };
         made.link()?.call::<CreateTaskResponse>(TASK, "Create", &request)?;
@@ -202,6 +206,13 @@ impl<'a> Made<'a> {
         Container::record(&self.dir, &state)?;
         write_pid(pid_file, pid)?;
         Ok(state)
+    }
+}
+
+fn pause() -> Any {
+    Any {
+        type_url: api::pause::OPTIONS.to_owned(),
+        ..Any::default()
     }
 }
 
