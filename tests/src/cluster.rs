@@ -15,7 +15,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::node::Node;
+use crate::node::{Node, Sandboxer};
+use crate::suite::Suite;
 use crate::{Outcome, Runtime, World, command};
 
 /// The RuntimeClass, and its handler.
@@ -48,7 +49,7 @@ impl<'w> Cluster<'w> {
     /// One that is ready for pods. Errors: why it cannot be had here.
     pub fn new(world: &'w World) -> Result<Cluster<'w>, String> {
         let programs = programs()?;
-        let node = Node::new(world)?;
+        let node = Node::new(world, Suite::Host, Sandboxer::Container)?;
         let version = command::run(Command::new(programs.join("kubelet")).arg("--version"), b"").text();
         let number = version.split(" v").nth(1).unwrap_or_default().to_owned();
         let mut cluster = Cluster {

@@ -17,6 +17,7 @@ pub mod node;
 pub mod pod;
 pub mod podman;
 pub mod process;
+pub mod shim;
 pub mod software;
 pub mod streaming;
 pub mod suite;

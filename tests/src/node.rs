@@ -20,8 +20,9 @@ use crate::containerd::{self, IMAGE};
 use crate::cri::Cri;
 use crate::engine::Namespace;
 use crate::streaming::Streaming;
+use crate::suite::{Place, Suite};
 use crate::world::{self, link_shim};
-use crate::{World, command};
+use crate::{Runtime, World, command};
 
 /// What a pod's own container runs.
 const PAUSE: &str = "docker.io/library/pause:1";
@@ -32,44 +33,64 @@ const LATE: Duration = Duration::from_secs(10);
 /// containerd's namespace of all that CRI makes.
 const NAMESPACE: &str = "k8s.io";
 
+/// What containerd makes a pod of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sandboxer {
+    /// A container that does nothing (`podsandbox`, its default).
+    Container,
+    /// What the runtime's shim makes (`shim`). The reference has none: its pods are containers all the same.
+    Shim,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Node<'w> {
     world: &'w World,
+    place: Place,
+    sandboxer: Sandboxer,
     daemon: Mutex<Child>,
-    namespace: Namespace,
     /// containerd's name and version.
     client: String,
 }
 
 impl<'w> Node<'w> {
-    /// What is missing, if it cannot be had here.
-    pub fn new(world: &'w World) -> Result<Node<'w>, String> {
-        let version = Command::new("containerd").arg("--version").output();
-        version.map_err(|_| "containerd is not installed")?;
-        if !Path::new(PLUGINS).join("bridge").exists() {
+    /// With containerd of `suite`. What is missing, if it cannot be had here.
+    pub fn new(world: &'w World, suite: Suite, sandboxer: Sandboxer) -> Result<Node<'w>, String> {
+        let place = Place::networked(world, suite)?;
+        place.version("containerd")?;
+        let plugin = place
+            .command("test")
+            .args(["-e", &format!("{PLUGINS}/bridge")])
+            .status();
+        if !plugin.is_ok_and(|found| found.success()) {
             return Err(format!("no CNI plugins in {PLUGINS}: containernetworking-plugins"));
         }
-        configure(world, link_shim(world), &world.dir().join("containerd.toml"));
-        let namespace = Namespace::new(world);
+        configure(world, link_shim(world), sandboxer);
         let mut node = Node {
             world,
-            daemon: Mutex::new(daemon(world, &namespace)),
-            namespace,
+            daemon: Mutex::new(daemon(world, &place, sandboxer)),
+            place,
+            sandboxer,
             client: String::new(),
         };
         node.serves();
         let forever = "trap 'exit 0' TERM INT; while :; do sleep 1000 & wait $!; done";
-        for (image, process) in [(IMAGE, &["sh"][..]), (PAUSE, &["sh", "-c", forever])] {
-            node.import(image, process);
+        node.import(IMAGE, &["sh"]);
+        if world.runtime == Runtime::Reference || sandboxer == Sandboxer::Container {
+            node.import(PAUSE, &["sh", "-c", forever]);
         }
         let version = node.cri().call("Version", &json!({}));
         let text = |name: &str| version[name].as_str().unwrap_or_default().to_owned();
         let number = text("runtime_version");
         node.client = format!(
-            "{} {} CRI",
+            "{} {} CRI{}",
             text("runtime_name"),
-            number.split('~').next().unwrap_or_default()
+            number.split(['~', '+']).next().unwrap_or_default(),
+            if sandboxer == Sandboxer::Shim {
+                ", sandboxer shim"
+            } else {
+                ""
+            }
         );
         Ok(node)
     }
@@ -77,6 +98,11 @@ impl<'w> Node<'w> {
     /// containerd's name and version.
     pub fn client(&self) -> &str {
         &self.client
+    }
+
+    /// What its pods are made of.
+    pub fn sandboxer(&self) -> Sandboxer {
+        self.sandboxer
     }
 
     /// Where its data is.
@@ -105,14 +131,26 @@ impl<'w> Node<'w> {
 
     fn import(&self, image: &str, process: &[&str]) {
         let archive = containerd::archive(self.world, image, process);
-        let mut ctr = Command::new("ctr");
+        let mut ctr = self.place.command("ctr");
         ctr.arg("--address").arg(self.socket()).args(["--namespace", NAMESPACE]);
         command::run(ctr.args(["images", "import"]).arg(archive), b"").exits(0);
     }
 
     /// A command in the network that pods are reached from.
     pub fn enter(&self) -> Command {
-        self.namespace.enter()
+        self.network().enter()
+    }
+
+    fn network(&self) -> &Namespace {
+        self.place.network().expect("a node has a network of its own")
+    }
+
+    /// What `script` prints where containerd's files and mounts are; `args` are its arguments.
+    #[track_caller]
+    pub fn sh(&self, script: &str, args: &[&Path]) -> String {
+        let mut shell = self.place.command("sh");
+        shell.args(["-ec", script, "sh"]).args(args);
+        command::run(&mut shell, b"").exits(0).text()
     }
 
     /// Opens what an answer to `Exec`, `Attach` or `PortForward` points at, with `query` added.
@@ -120,7 +158,7 @@ impl<'w> Node<'w> {
     pub fn stream(&self, answer: &Value, query: &str) -> Streaming {
         let url = answer["url"].as_str().expect("a URL");
         let address = url.trim_start_matches("http://").split('/').next().unwrap_or_default();
-        let (network, address) = (self.namespace.file(), address.to_owned());
+        let (network, address) = (self.network().file(), address.to_owned());
         // The thread stays there, and its connection too.
         let connection = thread::spawn(move || {
             setns(network, CloneFlags::CLONE_NEWNET).expect("enter the namespace");
@@ -134,7 +172,7 @@ impl<'w> Node<'w> {
         let mut running = self.daemon.lock().expect("nobody panicked with it");
         let _ = kill(Pid::from_raw(running.id().cast_signed()), signal);
         command::end(&mut running);
-        *running = daemon(self.world, &self.namespace);
+        *running = daemon(self.world, &self.place, self.sandboxer);
         drop(running);
         self.serves();
     }
@@ -163,8 +201,19 @@ impl<'w> Node<'w> {
 }
 
 /// For the runtime type `kind`.
-fn configure(world: &World, kind: &str, file: &Path) {
+fn configure(world: &World, kind: &str, sandboxer: Sandboxer) {
     let dir = world.dir().display();
+    // As 2.x and 1.7 spell it.
+    let sandboxer = match (world.runtime, sandboxer) {
+        (Runtime::Ours, Sandboxer::Shim) => "sandboxer = \"shim\"\nsandbox_mode = \"shim\"",
+        _ => "",
+    };
+    let file = world.configuration();
+    let options = if file.exists() {
+        format!("options = {{ ConfigPath = {:?} }}", file.display().to_string())
+    } else {
+        String::new()
+    };
     let config = format!(
         r#"version = 2
 root = "{dir}/engine/root"
@@ -190,9 +239,11 @@ default_runtime_name = "tested"
 runtime_type = "{kind}"
 privileged_without_host_devices = true
 pod_annotations = ["io.katacontainers.*"]
+{sandboxer}
+{options}
 "#
     );
-    fs::write(file, config).expect("write the configuration");
+    fs::write(world.dir().join("containerd.toml"), config).expect("write the configuration");
     let network = json!({
         "cniVersion": "0.4.0", "name": "pods", "plugins": [
             {
@@ -210,22 +261,37 @@ pod_annotations = ["io.katacontainers.*"]
     fs::write(directory.join("10-pods.conflist"), network.to_string()).expect("write the network");
 }
 
-fn daemon(world: &World, namespace: &Namespace) -> Child {
+fn daemon(world: &World, place: &Place, sandboxer: Sandboxer) -> Child {
     let log = fs::File::options()
         .append(true)
         .create(true)
         .open(world.dir().join("containerd.log"));
     let log = log.expect("open the log");
-    let mut command = namespace.enter();
-    command
-        .args(["containerd", "--config"])
-        .arg(world.dir().join("containerd.toml"));
-    command.env("PATH", world::path(world)).current_dir(world.dir());
+    let mut command = place.command("containerd");
+    command.arg("--config").arg(world.dir().join("containerd.toml"));
+    command.env("PATH", world::path(world));
+    if sandboxer == Sandboxer::Shim {
+        // 1.7 has them only if it is told so.
+        command.env("ENABLE_CRI_SANDBOXES", "1");
+    }
     command
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("dup"))
         .stderr(log);
     command.spawn().expect("start containerd")
+}
+
+/// Kills what is in the groups below `group`, and removes them.
+fn empty(group: &Path) {
+    let below = fs::read_dir(group).into_iter().flatten().flatten();
+    for inner in below.map(|entry| entry.path()).filter(|inner| inner.is_dir()) {
+        empty(&inner);
+        let processes = fs::read_to_string(inner.join("cgroup.procs")).unwrap_or_default();
+        for pid in processes.lines().filter_map(|pid| pid.parse().ok()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        let _ = fs::remove_dir(inner);
+    }
 }
 
 impl Drop for Node<'_> {
@@ -244,6 +310,10 @@ impl Drop for Node<'_> {
             .collect();
         let end = Instant::now() + LATE;
         while !left.is_empty() && Instant::now() < end {
+            if self.world.runtime == Runtime::Reference {
+                // Containers whose shim was killed live on with containerd 2.
+                left.iter().for_each(|group| empty(group));
+            }
             left.retain(|group| group.exists() && fs::remove_dir(group).is_err());
             thread::sleep(Duration::from_millis(20));
         }

@@ -62,7 +62,7 @@ impl Suite {
 const SETTLE: &str = "set -eu; root=$1; shift; mount -t tmpfs engine /mnt; mkdir /mnt/upper /mnt/work /mnt/root; \
      mount -t overlay -o lowerdir=$root,upperdir=/mnt/upper,workdir=/mnt/work engine /mnt/root; cd /mnt/root; \
      for at in /proc /sys /dev /run; do mount --rbind $at .$at; done; mount -t tmpfs -o mode=1777 tmp ./tmp; \
-     for at; do mkdir -p .$at; mount --bind $at .$at; done; \
+     for at; do mkdir -p .$at; mount --bind $at .$at; mount --make-shared .$at; done; \
      pivot_root . mnt; cd /; umount -l /mnt; echo settled; exec cat";
 
 /// Where programs of a suite run.
@@ -117,6 +117,11 @@ impl Place {
         let told = told.ok().filter(|told| told.status.success());
         let told = told.ok_or_else(|| format!("{program} is not installed"))?;
         Ok(String::from_utf8_lossy(&told.stdout).trim().to_owned())
+    }
+
+    /// Its own network, if it has one.
+    pub fn network(&self) -> Option<&Namespace> {
+        self.network.as_ref()
     }
 
     /// A command of the host's in its network.

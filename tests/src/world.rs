@@ -139,7 +139,8 @@ impl World {
         std::fs::write(self.configuration(), text).expect("write the configuration");
     }
 
-    fn configuration(&self) -> PathBuf {
+    /// Where that is.
+    pub fn configuration(&self) -> PathBuf {
         self.dir().join("kata.toml")
     }
 

@@ -39,11 +39,13 @@ fn kill_hard(pid: i32) {
 
 /// Neither it nor what it has is left, and the node is as good as before.
 #[track_caller]
-fn recovers(node: &Node<'_>, pod: &Pod<'_>) {
+fn recovers(node: &Node<'_>, pod: &Pod<'_>, id: &str) {
     pod.remove();
     command::until("its processes have ended", || processes(node, &pod.id).is_empty());
-    let state = Path::new("/run/containerd/kata/k8s.io").join(&pod.id);
-    assert!(!state.exists(), "{} is left", state.display());
+    for id in [&pod.id, id] {
+        let state = Path::new("/run/containerd/kata/k8s.io").join(id);
+        command::until("its state is gone", || !state.exists());
+    }
     let next = Pod::new(node, "next");
     assert_eq!(next.run("a", "echo in", &json!({})).exits(0).text(), "in");
     next.remove();
@@ -55,7 +57,12 @@ fn down(pod: &Pod<'_>, id: &str) {
     command::until("the container has ended", || {
         pod.container(id)["state"] == "CONTAINER_EXITED"
     });
-    command::until("the pod has ended", || pod.status()["state"] == "SANDBOX_NOTREADY");
+    let request = json!({ "pod_sandbox_id": pod.id });
+    command::until("the pod has ended", || {
+        // containerd asks a shim that was killed until it has seen its end.
+        let told = pod.cri.ask("PodSandboxStatus", &request);
+        told.is_ok_and(|told| told["status"]["state"] == "SANDBOX_NOTREADY")
+    });
 }
 
 pub fn killed(node: &Node<'_>, seen: &mut Behaviours<'_>) {
@@ -78,7 +85,7 @@ pub fn killed(node: &Node<'_>, seen: &mut Behaviours<'_>) {
         pod.until_logged("a", |log| log.lines().count() > before + 3);
         let later = pod.start("c", "exit 4", &json!({}));
         assert_eq!(pod.ended(&later), 4);
-        recovers(node, &pod);
+        recovers(node, &pod, &id);
     });
     seen.see("killed: the shim", || {
         let pod = Pod::new(node, "shim");
@@ -91,7 +98,7 @@ pub fn killed(node: &Node<'_>, seen: &mut Behaviours<'_>) {
         assert_eq!(shims.len(), 1, "{shims:?}");
         kill_hard(shims[0]);
         down(&pod, &id);
-        recovers(node, &pod);
+        recovers(node, &pod, &id);
     });
     if node.world().runtime == Runtime::Reference {
         return;
@@ -106,7 +113,7 @@ pub fn killed(node: &Node<'_>, seen: &mut Behaviours<'_>) {
             kill_hard(victim(node));
             down(&pod, &id);
             assert_eq!(pod.ended(&id), 137);
-            recovers(node, &pod);
+            recovers(node, &pod, &id);
         });
     }
 }

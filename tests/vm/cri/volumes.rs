@@ -3,11 +3,9 @@
 //! Volumes as the kubelet gives them: directories and files of the host's, parts of them, and what changes in them.
 
 use std::fs;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 use vm_tests::behaviour::Behaviours;
 use vm_tests::node::Node;
@@ -21,40 +19,37 @@ fn volume(host: &Path, container: &str, readonly: bool) -> Value {
     json!({ "host_path": host, "container_path": container, "readonly": readonly })
 }
 
-/// Mounts of the node's; gone on drop, the last first.
-#[derive(Default)]
-struct Mounts(Vec<PathBuf>);
+/// Mounts of the node's, where containerd sees them; gone on drop, the last first.
+struct Mounts<'n> {
+    node: &'n Node<'n>,
+    places: Vec<PathBuf>,
+}
 
-impl Mounts {
+impl Mounts<'_> {
     fn tmpfs(&mut self, place: &Path) {
-        fs::create_dir_all(place).expect("make a directory");
-        mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), Some("size=1m")).expect("mount");
-        self.0.push(place.to_owned());
+        self.node
+            .sh("mkdir -p $1; mount -t tmpfs -o size=1m tmpfs $1", &[place]);
+        self.places.push(place.to_owned());
     }
 
     /// `source` by a descriptor, so that nobody exchanges it, as the kubelet binds parts of volumes.
     fn bind(&mut self, source: &Path, place: &Path) {
-        if source.is_dir() {
-            fs::create_dir_all(place).expect("make a directory");
-        } else {
-            fs::write(place, "").expect("make a file");
-        }
-        let held = fs::File::open(source).expect("open");
-        let held_path = PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
-        mount(Some(&held_path), place, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("bind");
-        self.0.push(place.to_owned());
+        let make = if source.is_dir() { "mkdir -p $2" } else { ": >$2" };
+        let bind = format!("{make}; exec 3<$1; mount --no-canonicalize --bind /proc/self/fd/3 $2");
+        self.node.sh(&bind, &[source, place]);
+        self.places.push(place.to_owned());
     }
 
     fn unmount(&mut self, place: &Path) {
-        umount2(place, MntFlags::MNT_DETACH).expect("unmount");
-        self.0.retain(|one| one != place);
+        self.node.sh("umount -l $1", &[place]);
+        self.places.retain(|one| one != place);
     }
 }
 
-impl Drop for Mounts {
+impl Drop for Mounts<'_> {
     fn drop(&mut self) {
-        for place in self.0.iter().rev() {
-            let _ = umount2(place, MntFlags::MNT_DETACH);
+        for place in self.places.iter().rev() {
+            self.node.sh("umount -l $1 || true", &[place]);
         }
     }
 }
@@ -75,7 +70,10 @@ fn swap(dir: &Path, version: &str) {
 
 pub fn volumes(node: &Node<'_>, seen: &mut Behaviours<'_>) {
     // Before the pod: it ends before its volumes do.
-    let mut mounts = Mounts::default();
+    let mut mounts = Mounts {
+        node,
+        places: Vec::new(),
+    };
     let pod = Pod::new(node, "pod");
     let dir = |name: &str| {
         let dir = node.world().dir().join("volumes").join(name);
@@ -105,7 +103,7 @@ pub fn volumes(node: &Node<'_>, seen: &mut Behaviours<'_>) {
         if let Ok(id) = made {
             assert_eq!(pod.ended(&id), 0);
             pod.delete(&id);
-            fs::remove_dir_all("/nosuch").expect("containerd made it");
+            node.sh("rm -r $1", &[Path::new("/nosuch")]);
         }
     });
     seen.see("volumes: what one container writes another reads", || {
@@ -162,11 +160,9 @@ pub fn volumes(node: &Node<'_>, seen: &mut Behaviours<'_>) {
     });
     let shared = dir("shared");
     mounts.tmpfs(&shared);
-    mount(None::<&str>, &shared, None::<&str>, MsFlags::MS_SHARED, None::<&str>).expect("share");
+    node.sh("mount --make-shared $1", &[&shared]);
     let (below, inner) = (shared.join("below"), shared.join("inner"));
-    for place in [&below, &inner] {
-        fs::create_dir(place).expect("make a directory");
-    }
+    node.sh("mkdir $1 $2", &[&below, &inner]);
     let with = |pod: &Pod<'_>, name: &str, propagation: &str| {
         let mut given = volume(&shared, "/data", false);
         given["propagation"] = json!(propagation);
@@ -180,7 +176,7 @@ pub fn volumes(node: &Node<'_>, seen: &mut Behaviours<'_>) {
     let slave = with(&pod, "slave", "PROPAGATION_HOST_TO_CONTAINER");
     seen.see("volumes: mounts of the host come and go, or stay outside", || {
         mounts.tmpfs(&below);
-        fs::write(below.join("f"), "mounted\n").expect("write");
+        node.sh("echo mounted >$1/f", &[&below]);
         let look = |id: &str| pod.exec(id, "cat /data/below/f").text();
         command::until("it is seen", || look(&slave) == "mounted");
         assert_eq!(look(&private), "");
@@ -195,8 +191,8 @@ pub fn volumes(node: &Node<'_>, seen: &mut Behaviours<'_>) {
     let pod = Pod::with(node, "privileged", &privileged);
     let both = with(&pod, "both", "PROPAGATION_BIDIRECTIONAL");
     let outside = || {
-        let table = fs::read_to_string("/proc/self/mountinfo").expect("proc is mounted");
-        table.contains(&inner.display().to_string())
+        node.sh("cat /proc/self/mountinfo", &[])
+            .contains(&inner.display().to_string())
     };
     let (what, script) = (
         "volumes: a mount of the container goes out, where it is to",
