@@ -192,7 +192,11 @@ fn a_terminal_has_one_stream_its_size_is_told_and_raw_mode_ends() {
     let mut shown = Vec::new();
     while !shown.ends_with(b"<\x03") {
         let mut polled = [PollFd::new(keyboard.as_fd(), PollFlags::POLLIN)];
-        assert_eq!(poll(&mut polled, PollTimeout::from(10_000_u16)).unwrap(), 1, "{shown:?}");
+        assert_eq!(
+            poll(&mut polled, PollTimeout::from(10_000_u16)).unwrap(),
+            1,
+            "{shown:?}"
+        );
         let mut part = [0; 16];
         let n = keyboard.read(&mut part).unwrap();
         shown.extend_from_slice(&part[..n]);
