@@ -48,10 +48,6 @@ impl Default for Patience {
 
 /// How long after its connections the end of a process is seen.
 const LAG: Duration = Duration::from_millis(100);
-/// The last that Linux says when it was given a PCI bus and finds none, as it does once in some hundred emulated boots: it goes on without.
-const NO_BUS: &str = "PCI: Fatal: No config space access function found";
-/// How often a boot's console is looked at for that.
-const LOOK: Duration = Duration::from_millis(500);
 
 /// How the machine of a sandbox is made.
 #[derive(Debug)]
@@ -326,7 +322,6 @@ impl Running {
         let outcome = tokio::select! {
             up = up(&*running.machine, spans) => up,
             () = ended(&running) => Err(Error::new(Kind::Guest, running.cause())),
-            () = stands_still(&*running.machine) => Err(Error::new(Kind::Guest, "the kernel has not found its bus")),
             () = tokio::time::sleep(left) => Err(late(plan)),
         };
         running.settle(outcome, Kind::Guest).await
@@ -454,13 +449,6 @@ impl Running {
             start_time: device.start_time(),
         });
         (self.machine.save(), device)
-    }
-}
-
-/// Waits until a kernel that boots has said what it says before it waits for devices for ever.
-async fn stands_still(machine: &dyn Machine) {
-    while !machine.console().contains(NO_BUS) {
-        tokio::time::sleep(LOOK).await;
     }
 }
 
