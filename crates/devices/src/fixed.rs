@@ -36,11 +36,21 @@ struct Known {
     /// Directories and files in the root.
     first: HashMap<u64, u64>,
     fixed: HashMap<u64, u64>,
-    /// A fixed directory was looked up once: others know ways to it.
-    any: bool,
 }
 
 impl Known {
+    /// It was looked up once more, by whatever name. False: it is not known.
+    fn count(&mut self, inode: u64) -> bool {
+        let mut found = false;
+        for known in [&mut self.first, &mut self.fixed] {
+            if let Some(times) = known.get_mut(&inode) {
+                *times += 1;
+                found = true;
+            }
+        }
+        found
+    }
+
     fn forget(&mut self, inode: u64, count: u64) {
         for known in [&mut self.first, &mut self.fixed] {
             if let Some(times) = known.get_mut(&inode) {
@@ -93,16 +103,17 @@ impl FileSystem for Fixed {
     type DirIter = <PassthroughFs as FileSystem>::DirIter;
 
     fn lookup(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<Entry> {
-        // Forgotten, a fixed directory must not come back under a number that we do not know.
-        if name == c".." && self.known().any {
+        // Forgotten, neither a fixed directory nor the one that it is in must come back under a number that we do not know.
+        if name == c".." {
             return Err(io::Error::from_raw_os_error(libc::ESTALE));
         }
         let entry = self.files.lookup(ctx, parent, name)?;
         let mut known = self.known();
-        if parent == ROOT {
+        if known.count(entry.inode) {
+            // `.`, or the same once more.
+        } else if parent == ROOT {
             *known.first.entry(entry.inode).or_default() += 1;
         } else if name.to_bytes() == NAME.as_bytes() && known.first.contains_key(&parent) {
-            known.any = true;
             *known.fixed.entry(entry.inode).or_default() += 1;
         }
         Ok(entry)

@@ -421,6 +421,7 @@ mod tests {
         std::fs::create_dir(layer.join("fs/layer")).unwrap();
         let mut guest = Guest::new(dir.path(), false);
         let container = guest.find(ROOT, b"c\0");
+        assert_eq!(guest.ask(LOOKUP, container, b"..\0", true), Some(libc::ESTALE));
         let fixed = guest.find(container, b"layer\0");
         let (fs, work) = (guest.find(fixed, b"fs\0"), guest.find(fixed, b"work\0"));
         let mkdir = |name: &[u8]| [&0o755_u32.to_le_bytes()[..], &0_u32.to_le_bytes(), name].concat();
@@ -452,6 +453,12 @@ mod tests {
         assert_eq!(guest.ask(MKDIR, work, &mkdir(b"d\0"), true), Some(0));
         assert_eq!(guest.ask(RENAME, work, &rename(fs, b"d\0d\0"), true), Some(0));
         assert!(layer.join("fs/d").is_dir());
+        // Known twice and forgotten once, it is still what it was; so is what it is in.
+        assert_eq!(guest.find(fixed, b".\0"), fixed);
+        assert_eq!(guest.ask(FORGET, fixed, &1_u64.to_le_bytes(), false), None);
+        assert_eq!(guest.ask(MKDIR, fixed, &mkdir(b"new\0"), true), Some(libc::EPERM));
+        assert_eq!(guest.find(container, b".\0"), container);
+        assert_eq!(guest.ask(FORGET, container, &1_u64.to_le_bytes(), false), None);
         let other = guest.find(fs, b"layer\0");
         assert_eq!(guest.ask(MKDIR, other, &mkdir(b"d\0"), true), Some(0));
         // No way back to it by another number.
