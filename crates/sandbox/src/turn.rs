@@ -43,7 +43,10 @@ impl Queue {
         let (told, turn) = oneshot::channel();
         let queue = self.clone();
         // The kernel lets threads wait in a row. One that nobody waits for any more gives its turn back.
-        std::thread::spawn(move || told.send(queue.wait(STUCK)));
+        let waits = std::thread::Builder::new().name("turn".into());
+        waits
+            .spawn(move || told.send(queue.wait(STUCK)))
+            .attempt(|| "start a thread that waits for a turn".into())?;
         turn.await.context(Kind::Bug, || "wait for a turn".into())?
     }
 
