@@ -17,6 +17,8 @@ use crate::{modules, mounts, sys, template};
 
 /// Most descriptors of a process, unless the container says otherwise. As container engines have it.
 const DESCRIPTORS: u64 = 1 << 20;
+/// Devices that were found and have their drivers.
+const DEVICES: &str = "/sys/bus/virtio/devices";
 /// On the kernel's command line: log everything.
 const DEBUG: &str = "kata.debug";
 
@@ -35,10 +37,7 @@ pub fn boot() -> Result<Booted> {
     let line = fs::read_to_string("/proc/cmdline").attempt(|| "read the kernel's command line".into())?;
     start_log(&line)?;
     steps.step("modules", modules::load)?;
-    let template = template::wanted(&line);
-    if !template {
-        steps.step("devices", || have_devices(Path::new(template::DEVICES)))?;
-    }
+    steps.step("devices", || have_devices(Path::new(DEVICES)))?;
     steps.step("network", || {
         sys::loopback_up().attempt(|| "bring up the loopback interface".into())
     })?;
@@ -47,7 +46,9 @@ pub fn boot() -> Result<Booted> {
         setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS).attempt(|| "raise the limit of descriptors".into())
     })?;
     log::info!("booted: {}", steps.told());
-    Ok(Booted { template })
+    Ok(Booted {
+        template: template::wanted(&line),
+    })
 }
 
 /// An emulated kernel misses its bus now and then: better to end than to wait for a host that cannot be reached.

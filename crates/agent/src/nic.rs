@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use base::{Context, Error, Kind, Result};
 use netlink::{Link, Mac, Socket};
 
+/// Writing to it makes the kernel look for devices.
+const RESCAN: &str = "/sys/bus/pci/rescan";
 const BUS: &str = "/sys/bus/virtio/devices";
 const DRIVER: &str = "/sys/bus/virtio/drivers/virtio_net";
 /// The bus's number for network devices, as it writes it.
@@ -18,6 +20,11 @@ const NETWORK: &str = "0x0001";
 /// A device that was just plugged needs this long at most.
 const ARRIVAL: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// Finds devices that were plugged while the guest did not run, with their drivers.
+pub fn look() -> Result<()> {
+    fs::write(RESCAN, "1").attempt(|| format!("write {RESCAN}"))
+}
 
 /// Which devices were put aside, by the names that the virtio bus has for them.
 #[derive(Debug, Default)]

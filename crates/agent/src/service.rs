@@ -38,7 +38,7 @@ use crate::resolver::Resolver;
 use crate::size::{self, Size};
 use crate::streams::Streams;
 use crate::watches::Watching;
-use crate::{forward, metrics, notice, template};
+use crate::{forward, metrics, nic, notice, template};
 
 /// Threads stay: when a workload leaves none for us to make, those that we have still serve.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -143,7 +143,12 @@ fn pid(pid: i32) -> u32 {
 #[async_trait]
 impl Agent for Service {
     async fn hello(&self, _: &TtrpcContext, request: HelloRequest) -> ttrpc::Result<HelloResponse> {
-        hello(&request).map_err(|e| kind::reply(&e))
+        let plugged = request.plugged;
+        let answer = hello(&request).map_err(|e| kind::reply(&e))?;
+        if plugged {
+            self.all(|_| nic::look()).await?;
+        }
+        Ok(answer)
     }
 
     async fn create_container(

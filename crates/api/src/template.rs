@@ -2,7 +2,7 @@
 
 //! What a host and a guest that is to be frozen agree on.
 
-/// On the kernel's command line: the guest boots without devices, says [`READY`], and waits for them.
+/// On the kernel's command line: the guest says [`READY`] when it serves, and does nothing before it is called.
 pub const PARAMETER: &str = "kata.template";
 /// What its console prints when it serves and may be frozen.
 pub const READY: &str = "kata-agent: ready to be frozen";

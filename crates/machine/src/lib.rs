@@ -170,16 +170,17 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// Starts the hypervisor's process with `dir` (the sandbox's) as working directory and boots the guest. Returns when the
     /// process runs and obeys, not when the guest is up. The process dies with the thread that launched it.
     async fn launch(&self, spec: &MachineSpec, dir: &Path) -> Result<Box<dyn Machine>>;
-    /// All that a template of `spec` depends on; its devices are no part of it.
+    /// All that a template of `spec` depends on; its network devices are no part of it.
     fn recipe(&self, _spec: &MachineSpec) -> Result<Recipe> {
         Err(without_templates(self.name()))
     }
-    /// Boots `spec` without devices until its console has printed `ready`, and writes the frozen guest into `dir`.
-    async fn freeze(&self, _spec: &MachineSpec, _ready: &str, _dir: &Path) -> Result<()> {
+    /// Boots `spec`, in the directory `run` where its devices are served, until its console has printed `ready`, and writes the frozen
+    /// guest into `dir`. It has no network devices.
+    async fn freeze(&self, _spec: &MachineSpec, _ready: &str, _run: &Path, _dir: &Path) -> Result<()> {
         Err(without_templates(self.name()))
     }
-    /// As [`Backend::launch`], with a copy of a guest that was frozen of the same `spec`: it runs already, and finds the devices
-    /// when it looks for them. Steps are told as they end, with their beginning.
+    /// As [`Backend::launch`], with a copy of a guest that was frozen of the same `spec`: it runs already, with the devices that it
+    /// knows, and finds network devices when it looks for them. Steps are told as they end, with their beginning.
     async fn thaw(
         &self,
         _spec: &MachineSpec,

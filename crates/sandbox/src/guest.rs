@@ -53,14 +53,14 @@ fn whenever() -> Call {
 
 impl Guest {
     /// Speaks to the agent at the other end of `stream` for the first time, see [`Guest::hello`].
-    pub async fn greet(stream: UnixStream, patience: Duration) -> Result<(Guest, HelloResponse)> {
+    pub async fn greet(stream: UnixStream, patience: Duration, plugged: bool) -> Result<(Guest, HelloResponse)> {
         let agent = AgentClient::new(Client::new(Socket::new(stream)));
         let guest = Guest {
             agent,
             patience,
             durations: Arc::default(),
         };
-        let answer = guest.hello().await?;
+        let answer = guest.hello(plugged).await?;
         Ok((guest, answer))
     }
 
@@ -81,8 +81,8 @@ impl Guest {
         answer.map_err(|e| api::kind::error("guest", e))
     }
 
-    /// Gives the agent the time, and randomness that no other guest has.
-    pub async fn hello(&self) -> Result<HelloResponse> {
+    /// Gives the agent the time, and randomness that no other guest has; network devices were `plugged` while it did not run.
+    pub async fn hello(&self, plugged: bool) -> Result<HelloResponse> {
         let mut entropy = vec![0; ENTROPY];
         let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut entropy));
         read.attempt(|| "read /dev/urandom".into())?;
@@ -93,6 +93,7 @@ impl Guest {
             host_version: env!("CARGO_PKG_VERSION").to_owned(),
             wall_clock_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
             entropy,
+            plugged,
             ..HelloRequest::default()
         };
         self.call("Hello", self.agent.hello(self.soon(), &request)).await

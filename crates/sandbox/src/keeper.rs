@@ -141,6 +141,14 @@ impl Blueprint {
         }
     }
 
+    /// Starts the process that serves the devices of a machine in `dir`, where it needs one; `share` is what the guest gets.
+    pub fn serve(&self, dir: &Path, share: &Path) -> Result<Option<DeviceProcess>> {
+        let own = self.backend.caps().own_devices;
+        (!own)
+            .then(|| DeviceProcess::start(&self.program, dir, share))
+            .transpose()
+    }
+
     /// The machine whose frozen guest serves those of `size`.
     pub fn template_spec(&self, size: Size) -> MachineSpec {
         let mut spec = self.spec(size);
@@ -316,7 +324,7 @@ impl Running {
             let knocked = knock.accept().await;
             knocked.attempt(|| "wait for the guest".into())?;
             spans.end("kernel", begin);
-            greet(machine, plan.patience.agent, spans).await
+            greet(machine, plan.patience.agent, false, spans).await
         };
         let left = deadline.saturating_sub(begin.elapsed());
         let outcome = tokio::select! {
@@ -344,8 +352,7 @@ impl Running {
         let running = Running::of(machine.unwrap_or_else(|_| Err(late(plan))), device)?;
         let left = deadline.saturating_sub(begin.elapsed());
         let outcome = tokio::select! {
-            // A call that comes before the guest has found its devices waits there.
-            up = greet(&*running.machine, plan.patience.agent, spans) => up,
+            up = greet(&*running.machine, plan.patience.agent, !spec.nics.is_empty(), spans) => up,
             () = ended(&running) => Err(Error::new(Kind::Gone, running.cause())),
             () = tokio::time::sleep(left) => Err(late(plan)),
         };
@@ -459,19 +466,16 @@ fn late(plan: &Blueprint) -> Error {
 
 fn serve_devices(plan: &Blueprint, dir: &Path, share: &Path, spans: &mut Spans) -> Result<Option<DeviceProcess>> {
     let begin = Instant::now();
-    let own = plan.backend.caps().own_devices;
-    let device = (!own)
-        .then(|| DeviceProcess::start(&plan.program, dir, share))
-        .transpose()?;
+    let device = plan.serve(dir, share)?;
     spans.end("device", begin);
     Ok(device)
 }
 
-/// Reaches the agent and tells it what a fresh guest must know.
-async fn greet(machine: &dyn Machine, patience: Duration, spans: &mut Spans) -> Result<Guest> {
+/// Reaches the agent and tells it what a fresh guest must know; `plugged` as in [`Guest::hello`].
+async fn greet(machine: &dyn Machine, patience: Duration, plugged: bool, spans: &mut Spans) -> Result<Guest> {
     let begin = Instant::now();
     let stream = machine.dial(api::port::CONTROL).await?;
-    let (guest, facts) = Guest::greet(stream, patience).await?;
+    let (guest, facts) = Guest::greet(stream, patience, plugged).await?;
     spans.end("agent", begin);
     log::info!(
         "guest: agent {}, kernel {}, {} vCPUs, {} MiB",

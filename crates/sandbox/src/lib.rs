@@ -36,6 +36,7 @@ mod stats;
 mod sys;
 mod turn;
 
+pub use device::DeviceProcess;
 pub use keeper::{Blueprint, Patience, end_of};
 pub use origin::Origin;
 pub use sandbox::Sandbox;

@@ -188,7 +188,7 @@ impl Standby {
         let begin = Instant::now();
         let greeted = async {
             self.rouse().await?;
-            self.guest.hello().await
+            self.guest.hello(false).await
         };
         let greeted = tokio::time::timeout(WAKING, greeted).await;
         greeted.unwrap_or_else(|_| Err(Error::new(Kind::Timeout, "the guest does not wake up")))?;

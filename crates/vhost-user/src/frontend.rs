@@ -256,8 +256,13 @@ impl VhostUserBackendReqHandlerMut for Frontend {
         ring.try_set_desc_table_address(descriptor).map_err(bad)?;
         ring.try_set_avail_ring_address(available).map_err(bad)?;
         ring.try_set_used_ring_address(used).map_err(bad)?;
-        let index = ring.used_idx(&*mem, Ordering::Acquire).map_err(bad)?;
-        ring.set_next_used(index.0);
+        let used = ring.used_idx(&*mem, Ordering::Acquire).map_err(bad)?.0;
+        ring.set_next_used(used);
+        // A frontend that was told by others which rings its guest has knows no index of them: whoever served them before has
+        // finished what it took.
+        if ring.next_avail() == 0 {
+            ring.set_next_avail(used);
+        }
         ring.set_ready(true);
         Ok(())
     }

@@ -10,12 +10,16 @@ use clap::{Args, Subcommand};
 use config::Loaded;
 use log::LevelFilter;
 use machine::template::{Store, Template};
-use sandbox::Size;
+use sandbox::{DeviceProcess, Size};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::sys;
 use crate::monitor::plan;
+
+/// Where the machine runs that is to be frozen, below the directory of its template, and what it shares: an empty directory.
+const RUN: &str = "run";
+const SHARE: &str = "shared";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -137,19 +141,29 @@ fn make(settings: &Loaded, store: &Store, arguments: &Build) -> Result<Option<(T
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.attempt(|| "start the runtime".into())?;
     let deadline = settings.config.template.boot_timeout;
+    let run = base::file::OwnedDir::create(&built.dir().join(RUN))?;
+    let share = run.path().join(SHARE);
+    std::fs::create_dir(&share).attempt(|| format!("create directory {}", share.display()))?;
     runtime.block_on(async {
+        let device = plan.serve(run.path(), &share)?;
         let mut interrupt = signal(SignalKind::interrupt()).attempt(|| "watch for SIGINT".into())?;
         let mut terminate = signal(SignalKind::terminate()).attempt(|| "watch for SIGTERM".into())?;
         let stopped = || Err(Error::new(Kind::State, "interrupted, nothing was changed"));
-        tokio::select! {
-            frozen = plan.backend.freeze(&spec, api::template::READY, built.dir()) => frozen,
+        let frozen = tokio::select! {
+            frozen = plan.backend.freeze(&spec, api::template::READY, run.path(), built.dir()) => frozen,
             _ = interrupt.recv() => stopped(),
             _ = terminate.recv() => stopped(),
             () = tokio::time::sleep(deadline) => {
                 Err(Error::new(Kind::Timeout, format!("the guest is not up after {} s", deadline.as_secs())))
             }
+        };
+        // A hypervisor that misses its device process complains about sockets.
+        match device.as_ref().and_then(DeviceProcess::cause) {
+            Some(cause) => frozen.attempt(|| cause),
+            None => frozen,
         }
     })?;
+    drop(run);
     let template = built.finish(recipe, vcpus, memory_mib)?;
     Ok(Some((template, true)))
 }

@@ -38,7 +38,9 @@ pub struct Descriptors {
     pub console: RawFd,
     /// The guest's memory.
     pub memory: RawFd,
-    /// What is behind the devices, in the order of [`devices`]; none for a machine that is frozen.
+    /// The registers of its devices; not for a machine that boots to run.
+    pub registers: RawFd,
+    /// What is behind the devices, in the order of [`devices`].
     pub devices: Vec<RawFd>,
 }
 
@@ -47,7 +49,7 @@ pub struct Descriptors {
 pub enum Beginning {
     /// It boots with all its devices.
     Boot,
-    /// It boots without devices, to be frozen.
+    /// It boots, to be frozen. It has no network devices.
     Freeze,
     /// It goes on where another one was frozen, with all its devices still to be plugged.
     Thaw,
@@ -131,7 +133,22 @@ pub fn line(
     }
     params.push_str(&layout.params());
     if beginning != Beginning::Boot {
+        let registers = descriptors.registers;
+        line.pair("-chardev", &format!("socket,id=registers,fd={registers}"));
+        line.pair("-object", "qtest,id=qtest,chardev=registers,log=none");
         line.pair("-device", PORT);
+        line.pair(
+            "-device",
+            &format!("pcie-root-port,id=served,chassis=4,addr={SERVED_SLOT:x}"),
+        );
+    }
+    if beginning == Beginning::Freeze {
+        let served = devices(spec).into_iter().filter(Device::is_served);
+        // The function that shows all others comes last.
+        for (function, device) in served.enumerate().collect::<Vec<_>>().iter().rev() {
+            let place = format!("bus=served,addr=0.{function},multifunction=on");
+            line.pair("-device", &format!("{},{place}", device.option()));
+        }
     }
     params.push_str(" pcie_ports=compat");
     for word in spec.kernel_params.split_ascii_whitespace() {
@@ -147,7 +164,11 @@ pub fn line(
     line.0
 }
 
-/// Where devices are plugged into a copy of a frozen machine. Without a power switch, and with a kernel that leaves the port
+/// Where the port is in whose card the devices sit that other processes serve. It has a power switch, with which we take them
+/// away from a machine that is frozen: see `functions`.
+pub(super) const SERVED_SLOT: u64 = 0x10;
+
+/// Where network devices are plugged into a copy of a frozen machine. Without a power switch, and with a kernel that leaves the port
 /// alone, a device is there as soon as it is plugged, and the guest finds it when it looks.
 const PORT: &str = "pcie-root-port,id=free,chassis=1,power_controller_present=off";
 /// Name of a port for block devices.
@@ -157,7 +178,7 @@ pub(super) fn disk_port(port: usize) -> String {
 
 /// Tells us which memory the guest does not use: it goes back to the host.
 const BALLOON: &str = "virtio-balloon-pci,free-page-reporting=on";
-/// Devices that fit into the port: functions of one device.
+/// Devices that fit into a port: functions of one device.
 pub(super) const FUNCTIONS: usize = 8;
 
 /// What a device is tied to on the host.
@@ -236,6 +257,11 @@ pub fn devices(spec: &MachineSpec) -> Vec<Device> {
 }
 
 impl Device {
+    /// Another process serves it; QEMU cannot migrate it.
+    pub fn is_served(&self) -> bool {
+        matches!(self.behind, Behind::Server)
+    }
+
     /// For `-device`.
     fn option(&self) -> String {
         let mut option = format!("{},{}={}", self.driver, self.behind.property(), self.id);
@@ -246,18 +272,19 @@ impl Device {
     }
 }
 
-/// Arguments of `device_add` that plug all `devices` into the port of a frozen machine's copy. The guest sees them once function
-/// 0 is there: it comes last. Errors: there are too many.
-pub fn plugs(devices: &[Device]) -> Result<Vec<Value>> {
+/// Arguments of `device_add` that plug `devices`, which are served or none of them is, into their port of a frozen machine's copy.
+/// The guest sees them once function 0 is there: it comes last. Errors: there are too many.
+pub fn plugs(devices: &[&Device]) -> Result<Vec<Value>> {
     if devices.len() > FUNCTIONS {
         let what = format!("plug {} devices into a port for {FUNCTIONS}", devices.len());
         return Err(Error::new(Kind::Unsupported, what));
     }
     let numbered = devices.iter().enumerate().rev();
     let plugs = numbered.map(|(function, device)| {
+        let bus = if device.is_served() { "served" } else { "free" };
         let mut plug = json!({
             "driver": device.driver, "id": format!("{}-device", device.id), device.behind.property(): device.id,
-            "bus": "free", "addr": format!("0.{function}"), "multifunction": true,
+            "bus": bus, "addr": format!("0.{function}"), "multifunction": true,
         });
         for (name, value) in &device.properties {
             plug[*name] = json!(value);
@@ -346,6 +373,7 @@ mod tests {
             qmp: 10,
             console: 11,
             memory: 20,
+            registers: 15,
             devices: vec![12, 13, 14],
         };
         let files = BootFiles {
@@ -436,32 +464,43 @@ mod tests {
     }
 
     #[test]
-    fn a_template_and_its_copies_differ_in_their_beginning_only() {
+    fn a_template_and_its_copies_differ_in_their_beginning_and_their_devices() {
         let tcg = Accelerator::Tcg { tsc_khz: 2_600_000 };
         let boot = joined(tcg, Beginning::Boot);
         let (freeze, thaw) = (joined(tcg, Beginning::Freeze), joined(tcg, Beginning::Thaw));
-        assert_eq!(thaw.replace("-incoming defer\n", ""), freeze);
+        let served = "-device vhost-user-fs-pci,chardev=share0,tag=ka,,ta,bus=served,addr=0.1,multifunction=on
+-device vhost-user-vsock-pci,chardev=vsock,bus=served,addr=0.0,multifunction=on
+";
+        assert_eq!(thaw.replace("-incoming defer\n", ""), freeze.replace(served, ""));
         assert!(freeze.contains(" pcie_ports=compat loglevel=7 debug"), "{freeze}");
         let port = "-device pcie-root-port,id=free,chassis=1,power_controller_present=off\n";
-        let devices = "-device vhost-user-vsock-pci,chardev=vsock\n";
-        assert!(boot.contains(devices) && !boot.contains(port));
-        assert!(
-            freeze.contains(port) && !freeze.contains(devices) && freeze.contains("-chardev socket,id=vsock,fd=12\n")
-        );
+        assert!(boot.contains("-device vhost-user-vsock-pci,chardev=vsock\n") && !boot.contains(port));
+        assert!(freeze.contains(port) && freeze.contains(served), "{freeze}");
+        assert!(freeze.contains("-chardev socket,id=vsock,fd=12\n") && !freeze.contains("-device virtio-net"));
+        assert!(thaw.contains("id=registers,fd=15\n") && !boot.contains("qtest"));
     }
 
     #[test]
     fn the_function_that_shows_all_others_is_plugged_last() {
         let mut spec = spec();
-        let plugged = plugs(&devices(&spec)).unwrap();
+        let all = devices(&spec);
+        let (served, free): (Vec<&Device>, Vec<&Device>) = all.iter().partition(|device| device.is_served());
+        let plugged = plugs(&served).unwrap();
         let addresses: Vec<&str> = plugged.iter().map(|plug| plug["addr"].as_str().unwrap()).collect();
-        assert_eq!(addresses, ["0.2", "0.1", "0.0"]);
+        assert_eq!(addresses, ["0.1", "0.0"]);
         assert_eq!(
-            (&plugged[0]["netdev"], &plugged[2]["chardev"]),
-            (&json!("nic0"), &json!("vsock"))
+            (&plugged[1]["chardev"], &plugged[1]["bus"]),
+            (&json!("vsock"), &json!("served"))
         );
-        assert_eq!(plugged[1]["tag"], "ka,ta", "no option, no escape");
+        assert_eq!(plugged[0]["tag"], "ka,ta", "no option, no escape");
+        let plugged = plugs(&free).unwrap();
+        assert_eq!(
+            (&plugged[0]["netdev"], &plugged[0]["bus"]),
+            (&json!("nic0"), &json!("free"))
+        );
         spec.shares = vec![spec.shares[0].clone(); 8];
-        assert_eq!(plugs(&devices(&spec)).unwrap_err().kind(), Kind::Unsupported);
+        let all = devices(&spec);
+        let served: Vec<&Device> = all.iter().filter(|device| device.is_served()).collect();
+        assert_eq!(plugs(&served).unwrap_err().kind(), Kind::Unsupported);
     }
 }

@@ -10,7 +10,9 @@ pub mod boot;
 pub mod command;
 mod concat;
 mod disk;
+mod functions;
 pub mod qmp;
+mod registers;
 mod template;
 
 use std::fs::File;
@@ -80,7 +82,7 @@ impl Backend for Qemu {
 
     async fn launch(&self, spec: &MachineSpec, dir: &Path) -> Result<Box<dyn Machine>> {
         let memory = Layout::of(spec).memory()?;
-        let started = Started::new(*self, spec, dir, Beginning::Boot, memory, &[])?;
+        let started = Started::new(*self, spec, dir, Beginning::Boot, memory, None, &[])?;
         started
             .obey()
             .await
@@ -91,8 +93,8 @@ impl Backend for Qemu {
         self.template_of(spec)
     }
 
-    async fn freeze(&self, spec: &MachineSpec, ready: &str, dir: &Path) -> Result<()> {
-        template::freeze(*self, spec, ready, dir).await
+    async fn freeze(&self, spec: &MachineSpec, ready: &str, run: &Path, dir: &Path) -> Result<()> {
+        template::freeze(*self, spec, ready, run, dir).await
     }
 
     async fn thaw(
@@ -172,13 +174,15 @@ fn executable(spec: &MachineSpec) -> Result<PathBuf> {
 }
 
 impl Started {
-    /// `memory` is the guest's, empty or being filled; `inherited` are descriptors for later commands.
+    /// `memory` is the guest's, empty or being filled; `registers` QEMU's end of a connection to them, `inherited` descriptors for later
+    /// commands.
     fn new(
         backend: Qemu,
         spec: &MachineSpec,
         dir: &Path,
         beginning: Beginning,
         memory: File,
+        registers: Option<&StdUnixStream>,
         inherited: &[BorrowedFd<'_>],
     ) -> Result<Started> {
         let binary = executable(spec)?;
@@ -192,18 +196,16 @@ impl Started {
             base::socket::connect(&path).map(OwnedFd::from)
         };
         let servers = spec.shares.iter().map(|share| &share.socket);
-        let devices: Vec<OwnedFd> = match beginning {
-            Beginning::Freeze => Vec::new(),
-            Beginning::Boot | Beginning::Thaw => [&spec.vsock.socket]
-                .into_iter()
-                .chain(servers)
-                .map(|socket| device(socket))
-                .chain(spec.nics.iter().map(|nic| {
-                    let end = nic.end.descriptor().try_clone();
-                    end.attempt(|| "duplicate the end of a network device".into())
-                }))
-                .collect::<Result<_>>()?,
-        };
+        let nics = spec.nics.iter().map(|nic| {
+            let end = nic.end.descriptor().try_clone();
+            end.attempt(|| "duplicate the end of a network device".into())
+        });
+        let devices: Vec<OwnedFd> = [&spec.vsock.socket]
+            .into_iter()
+            .chain(servers)
+            .map(|socket| device(socket))
+            .chain(nics)
+            .collect::<Result<_>>()?;
         let channel = || StdUnixStream::pair().attempt(|| "create a socket pair".into());
         let (qmp, qmp_theirs) = channel()?;
         let (console, console_theirs) = channel()?;
@@ -214,6 +216,7 @@ impl Started {
             qmp: qmp_theirs.as_raw_fd(),
             console: console_theirs.as_raw_fd(),
             memory: memory.as_raw_fd(),
+            registers: registers.map_or(-1, AsRawFd::as_raw_fd),
             devices: devices.iter().map(AsRawFd::as_raw_fd).collect(),
         };
         let files = BootFiles {
@@ -240,6 +243,7 @@ impl Started {
         let mut keep = vec![qmp_theirs.as_fd(), console_theirs.as_fd(), memory.as_fd()];
         keep.extend(boot.descriptors());
         keep.extend(devices.iter().map(AsFd::as_fd));
+        keep.extend(registers.map(AsFd::as_fd));
         keep.extend(inherited);
         let process = Owned::of(process::spawn(&mut command, &keep, backend.identity())?)?;
 
