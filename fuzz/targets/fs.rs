@@ -49,6 +49,7 @@ libfuzzer_sys::fuzz_target!(
         mounts: File::open("/proc/self/mountinfo").expect("open"),
         most_files: 100,
         handles: false,
+        record: None,
         read_only: false,
     })
     .expect("share the directory");

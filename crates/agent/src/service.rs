@@ -82,7 +82,7 @@ async fn serve(booted: Booted) -> Result<Infallible> {
     spawn_blocking(move || {
         first.prepare();
         if booted.template {
-            template::offer();
+            template::offer(first.shares());
         }
     });
     if !booted.template {

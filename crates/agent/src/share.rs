@@ -3,14 +3,15 @@
 //! Shared file systems of the host: where they are mounted, and what may be named in them. It does not know what they hold.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use base::{Context, Error, Kind, Result};
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MsFlags, mount};
+use nix::sys::stat::Mode;
 
 use crate::lock::lock;
 
@@ -48,6 +49,11 @@ impl Shares {
             .attempt(|| format!("open {path:?} in share {tag}"))
     }
 
+    /// Mounts the share `tag`, if it is not.
+    pub fn mount(&self, tag: &str) -> Result<()> {
+        self.root(tag).map(drop)
+    }
+
     fn root(&self, tag: &str) -> Result<Arc<Root>> {
         base::id::check(tag).context(Kind::Invalid, || format!("use share {tag:?}"))?;
         let mut mounted = lock(&self.mounted);
@@ -65,9 +71,11 @@ impl Shares {
 }
 
 impl Root {
+    /// A place only: the server of a copy would not know of a directory that is open.
     fn of(path: PathBuf) -> Result<Root> {
-        let dir = File::open(&path).attempt(|| format!("open {}", path.display()))?;
-        Ok(Root { path, dir: dir.into() })
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let dir = open(&path, flags, Mode::empty()).attempt(|| format!("open {}", path.display()))?;
+        Ok(Root { path, dir })
     }
 
     /// Symlinks are not followed: the host names things where they are.

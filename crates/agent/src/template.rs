@@ -8,7 +8,9 @@ use std::fs;
 use std::hint;
 use std::io::{self, Write};
 
-use api::template::{PARAMETER, READY};
+use api::template::{PARAMETER, READY, SHARE};
+
+use crate::share::Shares;
 
 /// Free memory that is cleared: the kernel hands out first what it got back last.
 const WIPED_MIB: usize = 128;
@@ -20,8 +22,12 @@ pub fn wanted(line: &str) -> bool {
     line.split_ascii_whitespace().any(|word| word == PARAMETER)
 }
 
-/// Says that the guest may be frozen. Blocks for some milliseconds.
-pub fn offer() {
+/// Mounts the share and says that the guest may be frozen. Blocks for some milliseconds.
+pub fn offer(shares: &Shares) {
+    // Whoever needs it tries again, and tells.
+    if let Err(e) = shares.mount(SHARE) {
+        log::error!("{}", e.chain());
+    }
     wipe();
     // A console that takes nothing is no reason to end.
     let _ = writeln!(io::stderr(), "{READY}");

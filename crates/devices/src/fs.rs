@@ -16,6 +16,7 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, unshare};
 use virtio::queue::Served;
 use virtio::{Activation, Bitmap, Chain, Device, Linger, Memory, Result};
+use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 use virtio_queue::{Queue as Ring, QueueT};
 use virtiofsd::descriptor_utils::{Reader, Writer};
@@ -27,6 +28,7 @@ use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryError, GuestM
 use crate::fixed::Fixed;
 use crate::notice::{self, Notices};
 use crate::privilege::{self, Forgone};
+use crate::session::{self, Record};
 
 /// High-priority requests (forget, interrupt), then one queue for the others.
 const QUEUES: [u16; 2] = [1024, 1024];
@@ -61,6 +63,9 @@ pub struct Share<'a> {
     pub handles: bool,
     /// The guest can change nothing.
     pub read_only: bool,
+    /// Empty: what is agreed upon with the guest's kernel is written there. Else what was agreed upon with a guest of which this one is a
+    /// copy.
+    pub record: Option<File>,
 }
 
 enum Engine {
@@ -74,6 +79,7 @@ pub struct Fs {
     config: Vec<u8>,
     notices: Notices,
     linger: Linger,
+    record: Option<File>,
 }
 
 impl std::fmt::Debug for Fs {
@@ -123,12 +129,28 @@ impl Fs {
         } else {
             Engine::Writable(Server::new(Fixed::new(PassthroughFs::new(settings)?)))
         };
-        Ok(Fs {
+        let mut fs = Fs {
             engine,
             config,
             notices: Notices::default(),
             linger: Linger::up_to(LINGER),
-        })
+            record: None,
+        };
+        let record = share.record.as_ref().map(Record::read).transpose()?.flatten();
+        match record {
+            Some(record) => fs.agree(&record)?,
+            None => fs.record = share.record,
+        }
+        Ok(fs)
+    }
+
+    /// Begins as with the guest of `record`. Errors: the answer would be another today.
+    fn agree(&self, record: &Record) -> io::Result<()> {
+        let unlike = || io::Error::other("the guest has agreed upon other things with its file server");
+        let chain = own(&record.request, record.answer.len()).ok_or_else(unlike)?;
+        let len = self.answer(&chain) as usize;
+        let answer = written(&chain, len).map_err(io::Error::other)?;
+        if answer == record.answer { Ok(()) } else { Err(unlike()) }
     }
 
     /// Answers one request; 0 where there is nothing to answer.
@@ -142,7 +164,7 @@ impl Fs {
             }
         };
         let other = self.notices.instead(&bytes);
-        let instead = other.as_deref().and_then(own);
+        let instead = other.as_deref().and_then(|other| own(other, 0));
         // The request may be ours, the answer goes to the guest.
         let (mem, asked) = (chain.memory().clone(), instead.as_ref().unwrap_or(chain));
         let asked_mem = asked.memory().clone();
@@ -161,6 +183,10 @@ impl Fs {
                     log::error!("shorten how long a mode is believed: {e}");
                     return 0;
                 }
+                if let Err(e) = self.keep(&bytes, chain, len) {
+                    log::error!("write down what was agreed upon with the guest: {e}");
+                    return 0;
+                }
                 u32::try_from(len).unwrap_or(0)
             }
             Err(e) => {
@@ -171,9 +197,23 @@ impl Fs {
     }
 }
 
+impl Fs {
+    /// Writes down what is agreed upon by a request that has been answered, if it is the first.
+    fn keep(&self, beginning: &[u8], chain: &Chain, len: usize) -> io::Result<()> {
+        let Some(file) = self.record.as_ref().filter(|_| session::begins(beginning)) else {
+            return Ok(());
+        };
+        let record = Record {
+            request: beginning.to_vec(),
+            answer: written(chain, len).map_err(io::Error::other)?,
+        };
+        record.write(file)
+    }
+}
+
 /// The first bytes of a request.
 fn beginning(chain: &Chain) -> Vec<u8> {
-    let mut bytes = vec![0; notice::LOOKED_AT.max(privilege::LOOKED_AT)];
+    let mut bytes = vec![0; notice::LOOKED_AT.max(privilege::LOOKED_AT).max(session::MOST)];
     let mem = chain.memory().clone();
     let reader = Reader::new(&mem, chain.clone());
     let read = reader.map(|mut reader| {
@@ -193,14 +233,7 @@ fn forget_early(request: &[u8], chain: &Chain, len: usize) -> std::result::Resul
         return Ok(());
     };
     let mem = chain.memory();
-    let mut answer = vec![0; len.min(most)];
-    let mut at = 0;
-    for piece in chain.clone().writable() {
-        let rest = answer.get_mut(at..).unwrap_or_default();
-        let here = rest.len().min(piece.len() as usize);
-        mem.read_slice(&mut rest[..here], piece.addr())?;
-        at += here;
-    }
+    let answer = written(chain, len.min(most))?;
     for time in privilege::times(request, &answer) {
         let mut begin = 0;
         for piece in chain.clone().writable() {
@@ -216,19 +249,42 @@ fn forget_early(request: &[u8], chain: &Chain, len: usize) -> std::result::Resul
     Ok(())
 }
 
-/// A chain of our own with this request in it.
-fn own(request: &[u8]) -> Option<Chain> {
+/// The first `len` bytes of an answer that has been written.
+fn written(chain: &Chain, len: usize) -> std::result::Result<Vec<u8>, GuestMemoryError> {
+    let mut answer = vec![0; len];
+    let mut at = 0;
+    for piece in chain.clone().writable() {
+        let rest = answer.get_mut(at..).unwrap_or_default();
+        let here = rest.len().min(piece.len() as usize);
+        chain.memory().read_slice(&mut rest[..here], piece.addr())?;
+        at += here;
+    }
+    Ok(answer)
+}
+
+/// A chain of our own with this request in it, and `room` bytes for the answer, if it has one.
+fn own(request: &[u8], room: usize) -> Option<Chain> {
     const TABLE: u64 = 0;
     const AVAILABLE: u64 = 0x100;
     const USED: u64 = 0x200;
     const REQUEST: u64 = 0x300;
+    const ANSWER: u64 = 0x800;
     let memory = GuestMemoryMmap::<Bitmap>::from_ranges(&[(GuestAddress(TABLE), 0x1000)]).ok()?;
     let len = u32::try_from(request.len()).ok()?;
-    let descriptor = [&REQUEST.to_le_bytes()[..], &len.to_le_bytes(), &[0; 4]].concat();
-    memory.write_slice(&descriptor, GuestAddress(TABLE)).ok()?;
+    let room = u32::try_from(room).ok()?;
+    let describe = |address: u64, len: u32, flags: u32, next: u32| {
+        let last = (next << 16 | flags).to_le_bytes();
+        [&address.to_le_bytes()[..], &len.to_le_bytes(), &last].concat()
+    };
+    let asked = if room == 0 { 0 } else { VRING_DESC_F_NEXT };
+    let descriptors = [
+        describe(REQUEST, len, asked, 1),
+        describe(ANSWER, room, VRING_DESC_F_WRITE, 0),
+    ];
+    memory.write_slice(&descriptors.concat(), GuestAddress(TABLE)).ok()?;
     memory.write_slice(&[0, 0, 1, 0, 0, 0], GuestAddress(AVAILABLE)).ok()?;
     memory.write_slice(request, GuestAddress(REQUEST)).ok()?;
-    let mut ring = Ring::new(1).ok()?;
+    let mut ring = Ring::new(2).ok()?;
     ring.try_set_desc_table_address(GuestAddress(TABLE)).ok()?;
     ring.try_set_avail_ring_address(GuestAddress(AVAILABLE)).ok()?;
     ring.try_set_used_ring_address(GuestAddress(USED)).ok()?;
@@ -273,7 +329,6 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use virtio::{Call, Queue};
-    use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
     use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
     use super::*;
@@ -296,6 +351,14 @@ mod tests {
 
     impl Guest {
         fn new(root: &Path, read_only: bool) -> Guest {
+            let mut guest = Guest::silent(root, read_only, None).unwrap();
+            let body = [7_u32, 36, 1 << 20, (1 << 30) - 1].map(u32::to_le_bytes).concat();
+            assert_eq!(guest.ask(INIT, 0, &body, true), Some(0));
+            guest
+        }
+
+        /// One that has not mounted the share, or is a copy of one that has.
+        fn silent(root: &Path, read_only: bool, record: Option<File>) -> io::Result<Guest> {
             let device = Fs::new(Share {
                 root,
                 tag: "kata",
@@ -304,6 +367,7 @@ mod tests {
                 most_files: 100,
                 handles: false,
                 read_only,
+                record,
             });
             let memory = GuestMemoryMmap::<Bitmap>::from_ranges(&[(GuestAddress(0), 0x20000)]).unwrap();
             let mut ring = Ring::new(16).unwrap();
@@ -317,18 +381,15 @@ mod tests {
                 kick,
                 call: Call::default(),
             };
-            let mut guest = Guest {
-                device: device.unwrap(),
+            Ok(Guest {
+                device: device?,
                 act: Activation {
                     mem: Memory::new(memory),
                     features: 0,
                     queues: vec![None, Some(queue)],
                 },
                 count: 0,
-            };
-            let body = [7_u32, 36, 1 << 20, (1 << 30) - 1].map(u32::to_le_bytes).concat();
-            assert_eq!(guest.ask(INIT, 0, &body, true), Some(0));
-            guest
+            })
         }
 
         fn put(&self, at: u64, bytes: &[u8]) {
@@ -378,6 +439,31 @@ mod tests {
             assert_eq!(self.ask(LOOKUP, parent, name, true), Some(0), "{}", name.escape_ascii());
             self.act.mem.memory().read_obj(GuestAddress(ANSWER + 16)).unwrap()
         }
+    }
+
+    #[test]
+    fn a_copy_of_a_guest_need_not_mount_again() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let record = tempfile::tempfile().unwrap();
+        let share = |record: &File| Guest::silent(dir.path(), false, Some(record.try_clone().unwrap()));
+        let mut first = share(&record).unwrap();
+        let body = [7_u32, 36, 1 << 20, (1 << 30) - 1].map(u32::to_le_bytes).concat();
+        assert_eq!(first.ask(INIT, 0, &body, true), Some(0));
+        let mut copy = share(&record).unwrap();
+        copy.find(ROOT, b"file\0");
+        assert!(
+            Guest::silent(dir.path(), false, None)
+                .unwrap()
+                .ask(LOOKUP, ROOT, b"file\0", true)
+                .is_some_and(|e| e > 0),
+            "nothing without"
+        );
+        // A server that would have agreed upon something else.
+        let mut kept = Record::read(&record).unwrap().unwrap();
+        kept.answer[16] ^= 1;
+        kept.write(&record).unwrap();
+        assert!(share(&record).is_err());
     }
 
     #[test]

@@ -10,4 +10,5 @@ pub mod fs;
 pub mod notice;
 mod privilege;
 pub mod process;
+pub mod session;
 pub mod vsock;

@@ -6,6 +6,9 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+/// In place of a descriptor that there is not.
+const NONE: &str = "-";
+
 /// Listening sockets are inherited: there is no path to race for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arguments {
@@ -22,6 +25,8 @@ pub struct Arguments {
     pub name: String,
     /// The guest's context id.
     pub cid: u32,
+    /// The file of [`crate::fs::Share::record`].
+    pub record: Option<RawFd>,
 }
 
 impl Arguments {
@@ -36,12 +41,13 @@ impl Arguments {
             self.hybrid.to_string().into(),
             self.name.clone().into(),
             self.cid.to_string().into(),
+            self.record.map_or_else(|| NONE.into(), |fd| fd.to_string().into()),
         ]
     }
 
     /// The inverse of [`Arguments::words`].
     pub fn parse(words: &[OsString]) -> Option<Arguments> {
-        let [dir, share, tag, fs, vsock, hybrid, name, cid] = words else {
+        let [dir, share, tag, fs, vsock, hybrid, name, cid, record] = words else {
             return None;
         };
         let number = |word: &OsString| word.to_str()?.parse().ok();
@@ -54,6 +60,7 @@ impl Arguments {
             hybrid: number(hybrid)?,
             name: name.to_str()?.to_owned(),
             cid: cid.to_str()?.parse().ok()?,
+            record: if record == NONE { None } else { Some(number(record)?) },
         })
     }
 }
@@ -73,8 +80,14 @@ mod tests {
             hybrid: 5,
             name: "vsock.sock".into(),
             cid: 3,
+            record: Some(6),
         };
-        assert_eq!(Arguments::parse(&arguments.words()), Some(arguments));
+        assert_eq!(Arguments::parse(&arguments.words()).as_ref(), Some(&arguments));
+        let without = Arguments {
+            record: None,
+            ..arguments
+        };
+        assert_eq!(Arguments::parse(&without.words()), Some(without));
         assert_eq!(Arguments::parse(&["x".into()]), None);
     }
 }

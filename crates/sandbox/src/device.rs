@@ -3,6 +3,7 @@
 //! The process that serves the file system and vsock of a machine which has none of its own (`kata device`): its start, and its end
 //! with its owner.
 
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -48,8 +49,9 @@ pub struct DeviceProcess {
 }
 
 impl DeviceProcess {
-    /// Starts `program device …` for the sandbox in `dir`. Its sockets listen when this returns: nobody has to wait for it.
-    pub fn start(program: &Path, dir: &Path, share: &Path) -> Result<DeviceProcess> {
+    /// Starts `program device …` for the sandbox in `dir`; `record` is [`devices::fs::Share::record`]. Its sockets listen when this returns:
+    /// nobody has to wait for it.
+    pub fn start(program: &Path, dir: &Path, share: &Path, record: Option<&File>) -> Result<DeviceProcess> {
         let (fs, vsock, hybrid) = (listen(dir, FS)?, listen(dir, VSOCK)?, listen(dir, HYBRID)?);
         let arguments = Arguments {
             dir: dir.to_owned(),
@@ -60,6 +62,7 @@ impl DeviceProcess {
             hybrid: hybrid.as_raw_fd(),
             name: HYBRID.to_owned(),
             cid: CID,
+            record: record.map(AsRawFd::as_raw_fd),
         };
         let (ours, theirs) = UnixStream::pair().attempt(|| "create a socket pair".into())?;
         let mut command = Command::new(program);
@@ -70,7 +73,8 @@ impl DeviceProcess {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(OwnedFd::from(theirs));
-        let keep = [fs.as_fd(), vsock.as_fd(), hybrid.as_fd()];
+        let mut keep = vec![fs.as_fd(), vsock.as_fd(), hybrid.as_fd()];
+        keep.extend(record.map(AsFd::as_fd));
         let child = process::spawn(&mut command, &keep, None).attempt(|| "start the device process".into())?;
         let process = Owned::of(child)?;
         Ok(DeviceProcess {

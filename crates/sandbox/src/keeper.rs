@@ -2,6 +2,7 @@
 
 //! Brings a machine up with its device process, and keeps both until one of them ends: then neither is left.
 
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -141,11 +142,12 @@ impl Blueprint {
         }
     }
 
-    /// Starts the process that serves the devices of a machine in `dir`, where it needs one; `share` is what the guest gets.
-    pub fn serve(&self, dir: &Path, share: &Path) -> Result<Option<DeviceProcess>> {
+    /// Starts the process that serves the devices of a machine in `dir`, where it needs one; `share` is what the guest gets, `record`
+    /// what that process knows of a guest that it has not seen begin, or an empty file where it writes that down.
+    pub fn serve(&self, dir: &Path, share: &Path, record: Option<&File>) -> Result<Option<DeviceProcess>> {
         let own = self.backend.caps().own_devices;
         (!own)
-            .then(|| DeviceProcess::start(&self.program, dir, share))
+            .then(|| DeviceProcess::start(&self.program, dir, share, record))
             .transpose()
     }
 
@@ -314,7 +316,7 @@ impl Running {
         let knock = base::socket::listen(&device::knock(dir))?;
         knock.set_nonblocking(true).attempt(|| "unblock a listener".into())?;
         let knock = UnixListener::from_std(knock).attempt(|| "watch a listener".into())?;
-        let device = serve_devices(plan, dir, share, spans)?;
+        let device = serve_devices(plan, dir, share, None, spans)?;
         let launched = Instant::now();
         let machine = tokio::time::timeout(deadline, plan.backend.launch(spec, dir)).await;
         let running = Running::of(machine.unwrap_or_else(|_| Err(late(plan))), device)?;
@@ -345,7 +347,8 @@ impl Running {
         spans: &mut Spans,
     ) -> Result<(Running, Guest)> {
         let begin = Instant::now();
-        let device = serve_devices(plan, dir, share, spans)?;
+        let record = template.served()?;
+        let device = serve_devices(plan, dir, share, record.as_ref(), spans)?;
         let mut told = |step: &'static str, begin| spans.end(step, begin);
         let machine = plan.backend.thaw(spec, template, dir, &mut told);
         let machine = tokio::time::timeout(deadline, machine).await;
@@ -464,9 +467,15 @@ fn late(plan: &Blueprint) -> Error {
     Error::new(Kind::Timeout, what)
 }
 
-fn serve_devices(plan: &Blueprint, dir: &Path, share: &Path, spans: &mut Spans) -> Result<Option<DeviceProcess>> {
+fn serve_devices(
+    plan: &Blueprint,
+    dir: &Path,
+    share: &Path,
+    record: Option<&File>,
+    spans: &mut Spans,
+) -> Result<Option<DeviceProcess>> {
     let begin = Instant::now();
-    let device = plan.serve(dir, share)?;
+    let device = plan.serve(dir, share, record)?;
     spans.end("device", begin);
     Ok(device)
 }

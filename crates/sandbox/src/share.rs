@@ -35,7 +35,7 @@ use crate::origin::Origin;
 use crate::sys;
 
 /// Name of the share, by which the guest mounts it.
-pub const TAG: &str = "kata";
+pub const TAG: &str = api::template::SHARE;
 /// Its directory below the sandbox's.
 const NAME: &str = "shared";
 /// What the guest has of its own: a bind mount from there means the guest's.

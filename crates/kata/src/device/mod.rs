@@ -62,6 +62,7 @@ fn serve(arguments: &Arguments) -> Result<()> {
         listener(arguments.vsock)?,
         listener(arguments.hybrid)?,
     );
+    let record: Option<OwnedFd> = arguments.record.map(base::inherited::take).transpose()?;
     jail::follow_parent()?;
     sys::spare_memory();
     let limit = jail::raise_descriptor_limit()?;
@@ -76,6 +77,7 @@ fn serve(arguments: &Arguments) -> Result<()> {
         most_files: limit.saturating_sub(RESERVE),
         handles,
         read_only: false,
+        record: record.map(File::from),
     });
     let files = files.attempt(|| "share the directory".into())?;
     let name = arguments.name.clone();

@@ -145,7 +145,7 @@ fn make(settings: &Loaded, store: &Store, arguments: &Build) -> Result<Option<(T
     let share = run.path().join(SHARE);
     std::fs::create_dir(&share).attempt(|| format!("create directory {}", share.display()))?;
     runtime.block_on(async {
-        let device = plan.serve(run.path(), &share)?;
+        let device = plan.serve(run.path(), &share, Some(&built.served()?))?;
         let mut interrupt = signal(SignalKind::interrupt()).attempt(|| "watch for SIGINT".into())?;
         let mut terminate = signal(SignalKind::terminate()).attempt(|| "watch for SIGTERM".into())?;
         let stopped = || Err(Error::new(Kind::State, "interrupted, nothing was changed"));

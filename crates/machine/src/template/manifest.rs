@@ -9,7 +9,7 @@ use base::{Context, Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 
 use super::recipe::{Recipe, sha256};
-use super::{MEMORY, PAGES, STATE};
+use super::{MEMORY, PAGES, SERVED, STATE};
 
 const FILE: &str = "manifest.json";
 
@@ -28,6 +28,7 @@ pub struct Manifest {
     pub size: u64,
     pub(super) state: Sealed,
     pub(super) pages: Sealed,
+    pub(super) served: Sealed,
 }
 
 /// A small file whose content is known.
@@ -76,6 +77,7 @@ impl Manifest {
             size: size(dir)?,
             state: Sealed::of(dir, STATE)?,
             pages: Sealed::of(dir, PAGES)?,
+            served: Sealed::of(dir, SERVED)?,
         };
         let json = serde_json::to_vec_pretty(&manifest).context(Kind::Bug, || "write a manifest".into())?;
         base::file::replace(&dir.join(FILE), &json)

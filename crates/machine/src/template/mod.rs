@@ -8,6 +8,7 @@
 //!              /state           devices and processors, as the hypervisor wrote them
 //!              /pages           which pages of the guest's memory are kept: their check sum, pairs of offset and length
 //!              /memory          their content, one after the other
+//!              /served          what the server of its devices has to know, if there is one
 //! ```
 //!
 //! A key is a hash over all that a template depends on, so that one that is out of date is not found. Nothing here knows a
@@ -32,6 +33,7 @@ pub use store::{Built, Store};
 const STATE: &str = "state";
 const PAGES: &str = "pages";
 const MEMORY: &str = "memory";
+const SERVED: &str = "served";
 /// Is there once a machine has come up as a copy.
 const PROVED: &str = "proved";
 const MIB: u64 = 1 << 20;
@@ -71,6 +73,17 @@ impl Template {
     /// What the hypervisor wrote, as it was when the template was made. Errors: `Invalid` if it is not.
     pub fn state(&self) -> Result<Vec<u8>> {
         self.manifest.state.read(&self.dir)
+    }
+
+    /// What the server of its devices has to know, as it was when the template was made. Errors: `Invalid` if it is not.
+    pub fn served(&self) -> Result<Option<File>> {
+        if self.manifest.served.read(&self.dir)?.is_empty() {
+            return Ok(None);
+        }
+        let path = self.dir.join(SERVED);
+        File::open(&path)
+            .map(Some)
+            .attempt(|| format!("open {}", path.display()))
     }
 
     /// Puts the pages into `memory`, which is empty. Takes some milliseconds per 10 MiB. Errors: they are not as they were; the

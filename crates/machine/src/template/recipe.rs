@@ -11,7 +11,7 @@ use base::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// Raised when templates of older versions must not be used any more.
+/// Raised when templates of older versions must not be used any more: also when the file server agrees upon other things with a guest.
 const LAYOUT: u32 = 3;
 
 /// See the module.

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::manifest::Manifest;
-use super::{Recipe, Template};
+use super::{Recipe, SERVED, Template};
 
 const LOCK: &str = ".lock";
 /// Where a template is made; only the holder of the lock touches it.
@@ -192,9 +192,22 @@ impl Built {
         self.fresh.path()
     }
 
+    /// A file for whatever the server of its devices has to know; nothing is in it at first.
+    pub fn served(&self) -> Result<File> {
+        let path = self.dir().join(SERVED);
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path);
+        file.attempt(|| format!("create {}", path.display()))
+    }
+
     /// Gives the template its name, in place of a damaged one; others that are of no use any more go.
     pub fn finish(self, recipe: Recipe, vcpus: u32, memory_mib: u64) -> Result<Template> {
         let key = recipe.key();
+        self.served()?;
         Manifest::write(self.dir(), recipe, vcpus, memory_mib)?;
         let dir = self.store.dir.join(&key);
         self.store.remove(&key)?;
@@ -227,6 +240,7 @@ mod tests {
         let guest = memory(1).unwrap();
         guest.write_all_at(b"guest", 8192).unwrap();
         write(built.dir(), b"state", &guest).unwrap();
+        built.served().unwrap().write_all_at(b"mount", 0).unwrap();
         built.finish(recipe.clone(), 1, 1).unwrap()
     }
 
@@ -296,11 +310,13 @@ mod tests {
             let mut bytes = vec![0; 1 << 20];
             copy.read_exact_at(&mut bytes, 0).unwrap();
             bytes.extend(template.state()?);
+            let served = template.served()?.map_or(0, |file| file.metadata().unwrap().len());
+            bytes.extend(served.to_le_bytes());
             Ok(bytes)
         };
         let before = whole().unwrap();
         let mut noticed = 0;
-        for name in ["manifest.json", "state", "pages", "memory"] {
+        for name in ["manifest.json", "state", "pages", "memory", "served"] {
             let path = dir.join(name);
             let content = fs::read(&path).unwrap();
             for at in (0..content.len()).step_by(1 + content.len() / 200) {
