@@ -69,6 +69,23 @@ impl Group {
     }
 }
 
+/// A process will be moved to another group soon. The kernel lets a grace period of RCU pass before the first move, some 10 ms, and does
+/// without one for moves that follow closely: it is asked for now, by a move that changes nothing, for which nobody waits.
+pub fn announce() {
+    let moved = || -> Result<()> {
+        let own = hierarchy::mounted()?;
+        own.last().map_or(Ok(()), |hierarchy| move_to(&hierarchy.home()))
+    };
+    let begun = std::thread::Builder::new().name("announce".into()).spawn(move || {
+        if let Err(e) = moved() {
+            log::debug!("{}", e.chain());
+        }
+    });
+    if let Err(e) = begun {
+        log::debug!("start a thread: {e}");
+    }
+}
+
 /// Makes the group at `place` in every hierarchy, for the shim of a further container of a sandbox; see [`Group::enter`].
 pub fn prepare(place: &Place, container: &Path) -> Result<()> {
     let (planned, scope) = plan(place, container, None)?;
@@ -301,8 +318,13 @@ fn make(hierarchy: &Hierarchy, dir: &Path) -> Result<()> {
 
 /// Lets the groups below `dir` have the controllers that it has. One that cannot be had counts nothing there, and hinders nobody.
 fn delegate(dir: &Path) {
-    let controllers = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
-    for controller in controllers.split_whitespace() {
+    let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default();
+    let (all, given) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
+    let missing = all
+        .split_whitespace()
+        .filter(|controller| given.split_whitespace().all(|given| given != *controller));
+    // The kernel takes its time for each, also for one that is there.
+    for controller in missing {
         if let Err(e) = fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}")) {
             log::debug!("controller {controller} below cgroup {}: {e}", dir.display());
         }

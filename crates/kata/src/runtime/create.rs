@@ -17,10 +17,10 @@ use super::arguments::{CreateArgs, RunArgs};
 use super::container::Container;
 use super::lease::{self, Lease};
 use super::{Globals, delete, exec, hook};
-use crate::berth;
 use crate::link::{Link, TASK};
 use crate::settings;
 use crate::shim::{Carry, Launch, Pids, Size, Stdio, Streams};
+use crate::{berth, cgroup};
 
 pub fn create(globals: &Globals, args: &CreateArgs) -> Result<()> {
     let bundle = Bundle::open(&args.bundle)?;
@@ -79,6 +79,7 @@ impl<'a> Made<'a> {
         watch: &dyn Fn(&Lease) -> Result<()>,
     ) -> Result<Made<'a>> {
         base::id::check(id)?;
+        cgroup::announce();
         for line in settings::admit(&globals.settings, bundle)? {
             log::warn!("{line}");
         }
