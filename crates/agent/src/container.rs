@@ -6,7 +6,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use api::agent::{CreateContainerRequest, ExecProcessRequest, SignalProcessRequest, Stdio as Wanted};
 use base::{Context, Error, Kind, Result};
@@ -217,10 +217,19 @@ impl Container {
     /// Takes it away with all that runs in it. Errors: `State` when its init runs and `force` is not set; `Timeout` when a process
     /// cannot be killed.
     pub fn remove(&self, force: bool) -> Result<()> {
-        let mut held = lock(&self.removing);
+        let held = lock(&self.removing);
         if !force && self.init.exit().is_none() {
             return self.wrong_state("runs");
         }
+        self.close(held, guest::Container::remove)
+    }
+
+    /// Ends all that runs in it, in a guest that is about to end. Errors: as [`Container::remove`].
+    pub fn end(&self) -> Result<()> {
+        self.close(lock(&self.removing), guest::Container::end)
+    }
+
+    fn close(&self, mut held: MutexGuard<'_, Holdings>, how: fn(&guest::Container) -> Result<()>) -> Result<()> {
         self.closed.store(true, Ordering::SeqCst);
         // First of all, so that launches that are under way, even in a frozen container, come to an end.
         if let Err(e) = self.inner.signal_all(libc::SIGKILL) {
@@ -228,7 +237,7 @@ impl Container {
         }
         drop(self.launching.write());
         self.events.oom(self.inner.id(), self.inner.oom_count());
-        self.inner.remove()?;
+        how(&self.inner)?;
         held.release();
         if let Some(oom) = &self.oom {
             oom.abort();

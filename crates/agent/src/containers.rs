@@ -158,7 +158,7 @@ impl Containers {
         Ok(())
     }
 
-    /// Kills everything and takes it away. What cannot be killed stays.
+    /// Ends everything, in a guest that is about to end. What cannot be killed stays.
     pub fn clear(&self) {
         let all = self.all.all();
         for (_, container) in &all {
@@ -166,12 +166,9 @@ impl Containers {
                 log::warn!("{}", e.chain());
             }
         }
-        for (id, _) in &all {
-            match self.remove(id, true) {
-                // The host had it removed meanwhile.
-                Err(e) if e.kind() == Kind::NotFound => {}
-                Err(e) => log::warn!("{}", e.chain()),
-                Ok(()) => {}
+        for (_, container) in &all {
+            if let Err(e) = container.end() {
+                log::warn!("{}", e.chain());
             }
         }
     }

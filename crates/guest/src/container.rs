@@ -23,6 +23,9 @@ use crate::sys;
 use crate::task::{self, Task};
 use crate::validate;
 
+/// How long killed processes may take to be gone.
+const ENDING: Duration = Duration::from_secs(10);
+
 /// Where the agent has put a thing that the spec names on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment {
@@ -262,7 +265,13 @@ impl Container {
     /// kernel); calling again tries again.
     pub fn remove(&self) -> Result<()> {
         drop(self.take());
-        self.cgroup.remove(Duration::from_secs(10))
+        self.cgroup.remove(ENDING)
+    }
+
+    /// As [`Container::remove`], in a guest that is about to end: its group, and what the kernel remembers for it, end with the guest.
+    pub fn end(&self) -> Result<()> {
+        drop(self.take());
+        self.cgroup.empty(ENDING)
     }
 }
 

@@ -138,19 +138,28 @@ impl Cgroup {
         ))
     }
 
-    /// Kills what is in it, waits for that, removes it and what is below; again is fine.
+    /// Kills what is in it and waits for that.
+    pub fn empty(&self, limit: Duration) -> Result<()> {
+        if self.removed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.kill()?;
+        if self.await_event("populated", "0", limit)? {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Timeout,
+            format!("processes of cgroup {} do not end", self.path.display()),
+        ))
+    }
+
+    /// Empties it and removes it and what is below; again is fine.
     pub fn remove(&self, limit: Duration) -> Result<()> {
         if self.removed.load(Ordering::Relaxed) || !self.path.exists() {
             self.removed.store(true, Ordering::Relaxed);
             return Ok(());
         }
-        self.kill()?;
-        if !self.await_event("populated", "0", limit)? {
-            return Err(Error::new(
-                Kind::Timeout,
-                format!("processes of cgroup {} do not end", self.path.display()),
-            ));
-        }
+        self.empty(limit)?;
         self.give_back();
         let mut groups = self.groups();
         groups.reverse();
