@@ -184,6 +184,7 @@ fn device(program: &Path, dir: &Path, share: &Path, socket: &str) -> Result<Owne
         hybrid: hybrid.as_raw_fd(),
         name: "vsock.sock".to_owned(),
         cid: 3,
+        record: None,
     };
     let mut command = Command::new(program);
     command.arg("device").args(arguments.words()).current_dir(dir);
