@@ -51,13 +51,18 @@ impl Sets {
             .set_current()
             .attempt(|| format!("set capabilities {}", self.state))?;
         ambient::clear().attempt(|| "clear the ambient capabilities".into())?;
-        for cap in self.ambient.iter() {
-            // The kernel wants it permitted and inheritable; runc goes on without, too.
+        for cap in self.raised().iter() {
             if let Err(e) = ambient::raise(cap) {
                 warn(format!("raise ambient capability {cap}: {e}"));
             }
         }
         Ok(())
+    }
+
+    /// The kernel wants it permitted and inheritable; what is not is left out without a word, as with runc. The specification's
+    /// example has such a set.
+    fn raised(&self) -> CapSet {
+        self.ambient & self.state.permitted & self.state.inheritable
     }
 }
 
@@ -96,6 +101,18 @@ mod tests {
         assert_eq!(sets.bounding, Cap::probe_supported());
         assert!(sets.state.effective.has(Cap::KILL) && sets.state.effective.size() == 1);
         assert!(sets.state.permitted.is_empty());
+    }
+
+    #[test]
+    fn only_what_is_permitted_and_inheritable_can_be_ambient() {
+        let json = serde_json::json!({
+            "permitted": ["CAP_KILL", "CAP_CHOWN"],
+            "inheritable": ["CAP_KILL", "CAP_FOWNER"],
+            "ambient": ["CAP_KILL", "CAP_CHOWN", "CAP_FOWNER"],
+        });
+        let wanted: LinuxCapabilities = serde_json::from_value(json).unwrap();
+        let raised = Sets::new(Some(&wanted), &|_| {}).unwrap().raised();
+        assert!(raised.has(Cap::KILL) && raised.size() == 1, "{raised:?}");
     }
 
     #[test]
