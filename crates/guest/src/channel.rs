@@ -6,7 +6,8 @@
 //!     agent                                helper                        container's process
 //!       ── Prepare{shape} ───────────────►
 //!       ◄── Forked{pid} ──────────────────  (ends; only if the shape has early namespaces)
-//!       ── Request in a memfd, streams ──►  or to the process, if it is there
+//!       ── Request{length}, streams ────►  or to the process, if it is there
+//!       ── the request, in pieces ──────►
 //!       ◄── Warning* ─────────────────────
 //!       ◄── Forked{pid} ──────────────────  (ends; unless that was before)
 //!       ◄── Warning*, Ready, console ──────────────────────────────────
@@ -30,17 +31,19 @@ use crate::sys;
 
 /// No message is longer; error texts are cut.
 const LONGEST: usize = 16 << 10;
-/// The request, all namespaces but those of mounts and of the network, and three streams.
-const MOST_FDS: usize = 10;
+/// Bytes of a request that are sent at once: the kernel finds room for so many in one place.
+const PIECE: usize = 12 << 10;
+/// All namespaces but those of mounts and of the network, and three streams.
+const MOST_FDS: usize = 9;
 
 /// What is said, in both directions.
 #[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub enum Message {
     /// Agent: where the process will be.
     Prepare(Shape),
-    /// Agent: the request is in the first descriptor, the namespaces that are joined in the next, the streams (if no terminal is asked
-    /// for) in the last.
-    Request,
+    /// Agent: a request of so many bytes follows, see [`Channel::take`]. The namespaces that are joined are in the first descriptors,
+    /// the streams (if no terminal is asked for) in the last.
+    Request(usize),
     /// Helper: something was not done as asked; to be logged.
     Warning(String),
     /// Helper: the process exists, by its pid in the agent's namespace.
@@ -65,34 +68,70 @@ impl Channel {
         Ok((Channel(ours), Channel(theirs)))
     }
 
-    /// Sends one message.
+    /// Sends one message. Errors: `Gone` when nobody is at the other end.
     pub fn send(&self, message: &Message, fds: &[BorrowedFd<'_>]) -> Result<()> {
         let bytes = serde_json::to_vec(message).context(Kind::Bug, || "encode a message".into())?;
+        self.put(&bytes, fds)
+    }
+
+    /// Sends the bytes of a [`Message::Request`]. Not in a file: a socket is at hand, and an emulated guest has translated its code.
+    pub fn give(&self, bytes: &[u8]) -> Result<()> {
+        bytes.chunks(PIECE).try_for_each(|piece| self.put(piece, &[]))
+    }
+
+    fn put(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
         let raw: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
         let control = if raw.is_empty() { &[][..] } else { &rights[..] };
         let sent = sendmsg::<()>(
             self.0.as_raw_fd(),
-            &[IoSlice::new(&bytes)],
+            &[IoSlice::new(bytes)],
             control,
             MsgFlags::MSG_NOSIGNAL,
             None,
         );
-        sent.attempt(|| "send a message".into()).map(drop)
+        let what = || "send a message".to_owned();
+        match sent {
+            Err(nix::Error::EPIPE) => sent.context(Kind::Gone, what).map(drop),
+            other => other.attempt(what).map(drop),
+        }
     }
 
     /// The next message with its descriptors; none at the end.
     pub fn receive(&self) -> Result<Option<(Message, Vec<OwnedFd>)>> {
         let mut bytes = vec![0; LONGEST];
+        let (length, fds) = self.get(&mut bytes)?;
+        if length == 0 {
+            return Ok(None);
+        }
+        let message = serde_json::from_slice(&bytes[..length]).context(Kind::Bug, || "decode a message".into())?;
+        Ok(Some((message, fds)))
+    }
+
+    /// As many bytes as a [`Message::Request`] has announced; none when the other end has gone before.
+    pub fn take(&self, length: usize) -> Result<Option<Vec<u8>>> {
+        let mut bytes = vec![0; length];
+        let mut taken = 0;
+        while taken < length {
+            match self.get(&mut bytes[taken..])? {
+                (0, _) => return Ok(None),
+                (piece, _) => taken += piece,
+            }
+        }
+        Ok(Some(bytes))
+    }
+
+    /// The next message's length, none at the end, and its descriptors.
+    fn get(&self, bytes: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)> {
         let mut space = nix::cmsg_space!([libc::c_int; MOST_FDS]);
-        let mut slices = [IoSliceMut::new(&mut bytes)];
+        let mut slices = [IoSliceMut::new(bytes)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
         let what = || "receive a message".to_owned();
-        let (length, fds) = loop {
+        loop {
             match recvmsg::<()>(self.0.as_raw_fd(), &mut slices, Some(&mut space), flags) {
                 Err(nix::Error::EINTR) => {}
                 // The other end closed with our message unread.
-                Err(nix::Error::ECONNRESET) => return Ok(None),
+                Err(nix::Error::ECONNRESET) => return Ok((0, vec![])),
                 Err(e) => return Err(e).attempt(what),
                 Ok(received) => {
                     let mut fds = vec![];
@@ -101,15 +140,10 @@ impl Channel {
                             fds.extend(raw.into_iter().map(sys::adopt));
                         }
                     }
-                    break (received.bytes, fds);
+                    return Ok((received.bytes, fds));
                 }
             }
-        };
-        if length == 0 {
-            return Ok(None);
         }
-        let message = serde_json::from_slice(&bytes[..length]).context(Kind::Bug, || "decode a message".into())?;
-        Ok(Some((message, fds)))
     }
 
     /// Says that it failed; nobody is left to be told when that fails too.
@@ -187,6 +221,33 @@ mod tests {
         { read }.read_to_string(&mut text).unwrap();
         assert_eq!(text, "through");
         assert!(b.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_request_of_any_length_comes_whole_or_not_at_all() {
+        for length in [0, 1, PIECE, 40 * PIECE + 1] {
+            let (a, b) = Channel::pair().unwrap();
+            let sent: Vec<u8> = (0u8..251).cycle().take(length).collect();
+            let expected = sent.clone();
+            let sending = std::thread::spawn(move || {
+                a.give(&sent).unwrap();
+                a.warn("after");
+            });
+            assert_eq!(b.take(length).unwrap().unwrap(), expected);
+            assert_eq!(b.receive().unwrap().unwrap().0, Message::Warning("after".into()));
+            sending.join().unwrap();
+            assert_eq!(b.take(1).unwrap(), None);
+        }
+        let (a, b) = Channel::pair().unwrap();
+        a.give(&[7; PIECE]).unwrap();
+        drop(a);
+        assert_eq!(b.take(PIECE + 1).unwrap(), None);
+        // Nobody takes it: no more than the socket holds is sent, and that is an error.
+        let (a, b) = Channel::pair().unwrap();
+        let sending = std::thread::spawn(move || a.give(&vec![7; 100 * PIECE]).unwrap_err());
+        b.take(1 + PIECE).unwrap();
+        drop(b);
+        sending.join().unwrap();
     }
 
     #[test]

@@ -6,7 +6,6 @@
 
 use std::convert::Infallible;
 use std::ffi::OsStr;
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
@@ -145,18 +144,15 @@ struct Order {
 }
 
 fn take(channel: &Channel) -> Result<Option<Order>> {
-    let Some((_, mut fds)) = channel.receive()? else {
+    let Some((message, mut fds)) = channel.receive()? else {
         return Ok(None);
     };
-    if fds.is_empty() {
+    let Message::Request(length) = message else {
         return Err(Error::new(Kind::Bug, "the request is missing"));
-    }
-    let text = fds.remove(0);
-    // The writer's position is shared.
-    nix::unistd::lseek(&text, 0, nix::unistd::Whence::SeekSet).attempt(|| "rewind the request".into())?;
-    let mut bytes = Vec::new();
-    let read = std::fs::File::from(text).read_to_end(&mut bytes);
-    read.attempt(|| "read the request".into())?;
+    };
+    let Some(bytes) = channel.take(length)? else {
+        return Ok(None);
+    };
     // From a slice, as the agent parses the spec: code that an emulated guest has translated already.
     let request: Request = serde_json::from_slice(&bytes).context(Kind::Bug, || "decode the request".into())?;
     if fds.len() < request.joined.len() {

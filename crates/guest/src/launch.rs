@@ -2,12 +2,10 @@
 
 //! Starting the helper from the agent, and following what it reports until the process is there.
 
-use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Command, Stdio as Slot};
 
 use base::{Context, Error, Kind, Result};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use oci_spec::runtime as oci;
 use serde::{Deserialize, Serialize};
 
@@ -125,7 +123,11 @@ pub fn launch(
 ) -> Result<(Process, Waiting)> {
     let process = request.spec.process().as_ref();
     let process = process.ok_or_else(|| Error::new(Kind::Bug, "launch without a process"))?;
-    channel.ask(request, joined, stdio)?;
+    let asked = match channel.ask(request, joined, stdio) {
+        // It may have said why it ended.
+        Err(e) if e.kind() == Kind::Gone => Err(e),
+        other => Ok(other?),
+    };
     let mut pid = pid;
     while let Some((message, mut fds)) = channel.receive()? {
         match (note(message)?, pid) {
@@ -142,20 +144,17 @@ pub fn launch(
             _ => {}
         }
     }
-    Err(Error::new(
-        Kind::Gone,
-        format!("a process of container {} was killed while it was made", request.id),
-    ))
+    let what = format!("a process of container {} was killed while it was made", request.id);
+    match asked {
+        Err(e) => Err(e).context(Kind::Gone, || what),
+        Ok(()) => Err(Error::new(Kind::Gone, what)),
+    }
 }
 
 impl Channel {
     fn ask(&self, request: &Request, joined: Vec<OwnedFd>, stdio: Stdio) -> Result<()> {
         let json = serde_json::to_vec(request).context(Kind::Bug, || "encode the request".into())?;
-        let memory = memfd_create(c"request", MFdFlags::MFD_CLOEXEC).attempt(|| "make a memfd".into())?;
-        let mut memory = std::fs::File::from(memory);
-        memory.write_all(&json).attempt(|| "write the request".into())?;
-        let mut fds = vec![OwnedFd::from(memory)];
-        fds.extend(joined);
+        let mut fds = joined;
         if let Stdio::Streams { stdin, stdout, stderr } = stdio {
             let null = || {
                 let file = std::fs::File::options().read(true).write(true).open("/dev/null");
@@ -166,6 +165,7 @@ impl Channel {
             }
         }
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        self.send(&Message::Request, &fds)
+        self.send(&Message::Request(json.len()), &fds)?;
+        self.give(&json)
     }
 }
