@@ -30,7 +30,7 @@ use crate::boot::Booted;
 use crate::container::Container;
 use crate::containers::Containers;
 use crate::events::Events;
-use crate::hello::hello;
+use crate::hello::Greeter;
 use crate::network::{self, Network};
 use crate::power;
 use crate::reaper::Reaper;
@@ -64,6 +64,7 @@ async fn serve(booted: Booted) -> Result<Infallible> {
     let streams = Arc::new(Streams::new(Arc::clone(&containers)));
     let first = Arc::clone(&containers);
     let service = Service {
+        greeter: Greeter::new()?,
         containers,
         network: Arc::new(Network::begin()?),
         resolver: Resolver::default(),
@@ -106,6 +107,7 @@ async fn knock() {
 
 #[derive(Debug)]
 struct Service {
+    greeter: Greeter,
     containers: Arc<Containers>,
     network: Arc<Network>,
     resolver: Resolver,
@@ -144,7 +146,7 @@ fn pid(pid: i32) -> u32 {
 impl Agent for Service {
     async fn hello(&self, _: &TtrpcContext, request: HelloRequest) -> ttrpc::Result<HelloResponse> {
         let plugged = request.plugged;
-        let answer = hello(&request).map_err(|e| kind::reply(&e))?;
+        let answer = self.greeter.hello(&request).map_err(|e| kind::reply(&e))?;
         if plugged {
             self.all(|_| nic::look()).await?;
         }
