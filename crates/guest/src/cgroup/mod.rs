@@ -31,6 +31,8 @@ pub struct Cgroup {
     path: PathBuf,
     /// The device program that is attached.
     devices: Mutex<Option<(Vec<devices::Instruction>, OwnedFd)>>,
+    /// Made with the group, which may be long before it is asked for.
+    watch: Mutex<Option<OomWatch>>,
     removed: AtomicBool,
 }
 
@@ -49,6 +51,7 @@ impl Cgroup {
             }
         }
         let cgroup = Cgroup {
+            watch: Mutex::new(OomWatch::new(&path).ok()),
             path,
             devices: Mutex::new(None),
             removed: AtomicBool::new(false),

@@ -4,7 +4,8 @@
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use base::{Context, Result};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -20,6 +21,15 @@ pub struct OomWatch {
 }
 
 impl OomWatch {
+    /// Of the group at `path`.
+    pub(super) fn new(path: &Path) -> Result<OomWatch> {
+        let events = path.join("memory.events");
+        let what = || format!("watch {}", events.display());
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).attempt(what)?;
+        inotify.add_watch(&events, AddWatchFlags::IN_MODIFY).attempt(what)?;
+        Ok(OomWatch { inotify, events })
+    }
+
     /// Takes the notices that have come and says the count as it is now; none once the group is removed.
     pub fn drain(&self) -> Option<u64> {
         while self.inotify.read_events().is_ok_and(|events| !events.is_empty()) {}
@@ -47,11 +57,8 @@ impl Cgroup {
 
     /// Tells when that may have changed. Errors: `NotFound` where memory is not counted.
     pub fn oom_watch(&self) -> Result<OomWatch> {
-        let events = self.path.join("memory.events");
-        let what = || format!("watch {}", events.display());
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).attempt(what)?;
-        inotify.add_watch(&events, AddWatchFlags::IN_MODIFY).attempt(what)?;
-        Ok(OomWatch { inotify, events })
+        let made = self.watch.lock().unwrap_or_else(PoisonError::into_inner).take();
+        made.map_or_else(|| OomWatch::new(&self.path), Ok)
     }
 }
 
