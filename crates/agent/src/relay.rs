@@ -15,7 +15,9 @@ use tokio::net::unix::pipe;
 use crate::stdio::End;
 use crate::sys;
 
-/// Bytes that are moved at once.
+/// Bytes that are moved at once, at first: most streams carry little, and an emulated guest pays for the memory.
+const LITTLE: usize = 4 << 10;
+/// And once so many come.
 const PIECE: usize = 64 << 10;
 /// Of what is typed.
 const TYPED: usize = 4 << 10;
@@ -32,7 +34,7 @@ pub async fn relay(connection: impl AsyncRead + AsyncWrite + Unpin, end: End) ->
 /// Ends when the host ends its input, or nobody reads it.
 async fn input(mut connection: impl AsyncRead + Unpin, pipe: OwnedFd) -> io::Result<()> {
     let mut pipe = pipe::Sender::from_owned_fd(pipe)?;
-    let mut piece = vec![0; PIECE];
+    let mut piece = vec![0; LITTLE];
     loop {
         let length = tokio::select! {
             biased;
@@ -43,19 +45,21 @@ async fn input(mut connection: impl AsyncRead + Unpin, pipe: OwnedFd) -> io::Res
             return Ok(());
         }
         pipe.write_all(&piece[..length]).await?;
+        grow(&mut piece, length);
     }
 }
 
 /// Ends when the last writer has closed the pipe, or the host does not read any more: then writers get SIGPIPE.
 async fn output(mut connection: impl AsyncWrite + Unpin, pipe: OwnedFd) -> io::Result<()> {
     let mut pipe = pipe::Receiver::from_owned_fd(pipe)?;
-    let mut piece = vec![0; PIECE];
+    let mut piece = vec![0; LITTLE];
     loop {
         let length = pipe.read(&mut piece).await?;
         if length == 0 {
             return connection.shutdown().await;
         }
         connection.write_all(&piece[..length]).await?;
+        grow(&mut piece, length);
     }
 }
 
@@ -105,15 +109,25 @@ async fn keys(from: &mut (impl AsyncRead + Unpin), master: &AsyncFd<Arc<OwnedFd>
 }
 
 async fn screen(master: &AsyncFd<Arc<OwnedFd>>, to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
-    let mut piece = vec![0; PIECE];
+    let mut piece = vec![0; LITTLE];
     loop {
         let read = |master: &Arc<OwnedFd>| Ok(nix::unistd::read(master, &mut piece)?);
         match master.async_io(Interest::READABLE, read).await {
             Ok(0) => return Ok(()),
-            Ok(length) => to.write_all(&piece[..length]).await?,
+            Ok(length) => {
+                to.write_all(&piece[..length]).await?;
+                grow(&mut piece, length);
+            }
             Err(e) if hung_up(&e) => return Ok(()),
             Err(e) => return Err(e),
         }
+    }
+}
+
+/// A piece that was full makes room for more.
+fn grow(piece: &mut Vec<u8>, length: usize) {
+    if length == piece.len() && length < PIECE {
+        piece.resize(PIECE, 0);
     }
 }
 
