@@ -108,7 +108,6 @@ fn live(
     rootfs: Option<Rootfs>,
     streams: Vec<OwnedFd>,
 ) -> Result<Infallible> {
-    setsid().attempt(|| "make a session".into())?;
     let given = streams.len() == 3;
     let Some(rootfs) = rootfs else {
         let stdio = if given {
@@ -166,7 +165,7 @@ fn take(channel: &Channel) -> Result<Option<Order>> {
     }))
 }
 
-/// Runs `child` in a child, whose pid the agent has learnt by then; returns in the parent only.
+/// Runs `child` in a child with a session of its own, whose pid the agent has learnt by then; returns in the parent only.
 fn fork(channel: &Channel, child: impl FnOnce() -> Result<Infallible>) -> Result<()> {
     let (told, tell) = std::io::pipe().attempt(|| "make a pipe".into())?;
     match sys::fork().attempt(|| "fork the container's process".into())? {
@@ -180,7 +179,7 @@ fn fork(channel: &Channel, child: impl FnOnce() -> Result<Infallible>) -> Result
             let mut nothing = [0];
             let _ = nix::unistd::read(&told, &mut nothing);
             drop(told);
-            let Err(e) = child();
+            let Err(e) = setsid().attempt(|| "make a session".into()).and_then(|_| child());
             channel.fail(&e);
             std::process::exit(1)
         }
