@@ -332,8 +332,11 @@ impl Sandbox {
         }
     }
 
-    /// Takes the guest's events until its end.
+    /// Takes the guest's events until its end. They are of containers: it is not asked while it makes the first one.
     async fn events(self: Arc<Self>, guest: &Guest) {
+        let begun =
+            |state: &mut State| state.ending() || state.containers.values().any(|container| !container.making());
+        self.until(|state| begun(state).then_some(())).await;
         while let Ok(event) = guest.event().await {
             let Some(event::Kind::Oom(oom)) = event.kind else {
                 continue;
