@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use base::{Context, Error, Kind, Result};
 use nix::fcntl::AtFlags;
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, makedev, mknodat};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, makedev, mknodat, umask};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
 
@@ -48,15 +48,27 @@ pub fn populate(rootfs: &Laid, spec: &Spec) -> Result<()> {
         device
     });
     let defaults = defaults.filter(|default| !wanted.iter().any(|device| device.path() == default.path()));
+    let usual = umask(Mode::empty());
     for device in defaults.chain(wanted.iter().cloned()) {
         place(rootfs, &device).attempt(|| format!("make device {}", device.path().display()))?;
     }
+    umask(usual);
     let dev = rootfs.make(Path::new("/dev"), true)?;
     for (name, target) in LINKS {
-        let _ = unlinkat(&dev, name, UnlinkatFlags::NoRemoveDir);
-        symlinkat(target, &dev, name).attempt(|| format!("link /dev/{name} to {target}"))?;
+        link(dev.as_fd(), name, target).attempt(|| format!("link /dev/{name} to {target}"))?;
     }
     Ok(())
+}
+
+/// In place of what is there, if anything is.
+fn link(dev: BorrowedFd<'_>, name: &str, target: &str) -> nix::Result<()> {
+    match symlinkat(target, dev, name) {
+        Err(nix::Error::EEXIST) => {
+            unlinkat(dev, name, UnlinkatFlags::NoRemoveDir)?;
+            symlinkat(target, dev, name)
+        }
+        other => other,
+    }
 }
 
 fn place(rootfs: &Laid, device: &LinuxDevice) -> Result<()> {
@@ -96,9 +108,15 @@ fn place(rootfs: &Laid, device: &LinuxDevice) -> Result<()> {
         }
         Err(e) => return Err(e).attempt(|| "make the node".into()),
     }
-    // Whatever our umask is.
-    fchmodat(&dir, name, mode, FchmodatFlags::FollowSymlink).attempt(|| "set its mode".into())?;
+    let made = look_at(dir.as_fd(), Path::new(name)).attempt(|| "look at the node".into())?;
+    // Whatever was there, and whatever its directory hands down; a new one is as it should be in most cases.
+    if made.st_mode & 0o7777 != mode.bits() {
+        fchmodat(&dir, name, mode, FchmodatFlags::FollowSymlink).attempt(|| "set its mode".into())?;
+    }
     let (user, group) = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
+    if (made.st_uid, made.st_gid) == (user, group) {
+        return Ok(());
+    }
     fchownat(
         &dir,
         name,
