@@ -6,6 +6,7 @@
 //!     agent                                helper                        container's process
 //!       ── Prepare{shape} ───────────────►
 //!       ◄── Forked{pid} ──────────────────  (ends; only if the shape has early namespaces)
+//!       ◄── Ready ──────────────────────────────────────────────────────  (only if it is made ahead)
 //!       ── Request{length}, streams ────►  or to the process, if it is there
 //!       ── the request, in pieces ──────►
 //!       ◄── Warning* ─────────────────────
@@ -48,7 +49,7 @@ pub enum Message {
     Warning(String),
     /// Helper: the process exists, by its pid in the agent's namespace.
     Forked(i32),
-    /// Process: everything is in place; the pty's master comes along if there is a terminal.
+    /// Process: all that can be made ahead is there. Or everything is in place; the pty's master comes along if there is a terminal.
     Ready,
     /// Agent: execute the program.
     Go,

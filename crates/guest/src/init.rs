@@ -19,6 +19,7 @@ use crate::launch::{ROLE, Request};
 use crate::nest::Shape;
 use crate::program::{self, Streams};
 use crate::rootfs::Rootfs;
+use crate::stock::Stock;
 use crate::{hook, namespace, pause, sys};
 
 /// To be called first in `main`: takes the helper's role, or that of [`pause`], if this process was started for it, and then says how
@@ -74,27 +75,32 @@ fn serve(channel: &Channel) -> Result<()> {
         let Some(order) = take(channel)? else {
             return Ok(());
         };
-        let rootfs = enter(&shape, &order.request, order.joined)?;
+        let rootfs = enter(&shape, &order.request, order.joined, Stock::default())?;
         return fork(channel, || live(channel, &shape, &order.request, rootfs, order.streams));
     }
     nix::sched::unshare(early).attempt(|| format!("make the namespaces {early:?}"))?;
     fork(channel, || {
+        let mut stock = Stock::default();
+        if shape.ahead {
+            stock = Stock::make();
+            channel.send(&Message::Ready, &[])?;
+        }
         let Some(order) = take(channel)? else {
             std::process::exit(0);
         };
-        let rootfs = enter(&shape, &order.request, order.joined)?;
+        let rootfs = enter(&shape, &order.request, order.joined, stock)?;
         live(channel, &shape, &order.request, rootfs, order.streams)
     })
 }
 
 /// Opens what the guest has for a new container, and leaves the guest's namespaces for those that are still missing; or enters those
 /// of a container that runs.
-fn enter(shape: &Shape, request: &Request, joined: Vec<OwnedFd>) -> Result<Option<Rootfs>> {
+fn enter(shape: &Shape, request: &Request, joined: Vec<OwnedFd>, stock: Stock) -> Result<Option<Rootfs>> {
     if let Some(init) = shape.join {
         namespace::join(&request.spec, init)?;
         return Ok(None);
     }
-    let rootfs = Rootfs::open(&request.spec)?;
+    let rootfs = Rootfs::open(&request.spec, stock)?;
     let joined: Vec<_> = request.joined.iter().copied().zip(joined).collect();
     namespace::leave(&request.spec, shape.early(), &joined)?;
     Ok(Some(rootfs))

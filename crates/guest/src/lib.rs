@@ -30,6 +30,7 @@ mod program;
 mod rlimit;
 mod rootfs;
 mod seccomp;
+mod stock;
 mod sys;
 pub mod table;
 mod task;

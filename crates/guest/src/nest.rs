@@ -30,6 +30,8 @@ pub struct Shape {
     pub join: Option<i32>,
     /// `CLONE_NEW…` of namespaces that it leaves before the spec is known.
     early: i32,
+    /// There is time for more: see [`crate::stock`]. It says when that is made.
+    pub ahead: bool,
 }
 
 impl Shape {
@@ -39,6 +41,7 @@ impl Shape {
             cgroup: cgroup.to_owned(),
             join: Some(init),
             early: 0,
+            ahead: false,
         }
     }
 
@@ -61,19 +64,20 @@ pub struct Nest {
 }
 
 impl Nest {
-    fn make(root: &Path, name: &Path, early: CloneFlags) -> Result<Nest> {
+    fn make(root: &Path, name: &Path, early: CloneFlags, ahead: bool) -> Result<Nest> {
         let cgroup = Cgroup::create(root, name)?;
         let channel = start_helper()?;
         let shape = Shape {
             cgroup: cgroup.path().to_owned(),
             join: None,
             early: early.bits(),
+            ahead,
         };
         channel.send(&Message::Prepare(shape), &[])?;
         let pid = if early.is_empty() {
             None
         } else {
-            Some(forked(&channel)?)
+            Some(forked(&channel, ahead)?)
         };
         Ok(Nest {
             channel,
@@ -84,10 +88,14 @@ impl Nest {
     }
 }
 
-fn forked(channel: &Channel) -> Result<i32> {
+fn forked(channel: &Channel, ahead: bool) -> Result<i32> {
+    let mut pid = None;
     while let Some((message, _)) = channel.receive()? {
-        if let Message::Forked(pid) = note(message)? {
-            return Ok(pid);
+        match (note(message)?, pid) {
+            (Message::Forked(child), _) if !ahead => return Ok(child),
+            (Message::Forked(child), _) => pid = Some(child),
+            (Message::Ready, Some(pid)) => return Ok(pid),
+            _ => {}
         }
     }
     Err(Error::new(Kind::Gone, "a process was killed while it was prepared"))
@@ -117,7 +125,7 @@ impl Nests {
     pub fn prepare(&self) -> Result<()> {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         if spare.is_none() {
-            *spare = Some(self.make(namespace::EARLY)?);
+            *spare = Some(self.make(namespace::EARLY, true)?);
         }
         Ok(())
     }
@@ -129,11 +137,11 @@ impl Nests {
             let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
             spare.take_if(|spare| spare.early == early)
         };
-        spare.map_or_else(|| self.make(early), Ok)
+        spare.map_or_else(|| self.make(early, false), Ok)
     }
 
-    fn make(&self, early: CloneFlags) -> Result<Nest> {
+    fn make(&self, early: CloneFlags, ahead: bool) -> Result<Nest> {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
-        Nest::make(&self.root, &Path::new(PARENT).join(format!("c{number}")), early)
+        Nest::make(&self.root, &Path::new(PARENT).join(format!("c{number}")), early, ahead)
     }
 }

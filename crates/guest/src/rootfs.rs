@@ -19,6 +19,7 @@ use crate::channel::Channel;
 use crate::console::Console;
 use crate::device;
 use crate::mount::{Options, propagation};
+use crate::stock::{self, Stock};
 use crate::tree::Tree;
 
 /// As many as the kernel follows.
@@ -30,22 +31,24 @@ pub struct Rootfs {
     root: Tree,
     /// One for each bind mount of the spec, none for the other mounts.
     binds: Vec<Option<(Tree, bool)>>,
+    /// For the other mounts.
+    stock: Stock,
 }
 
 impl Rootfs {
     /// Opens the root and all sources.
-    pub fn open(spec: &Spec) -> Result<Rootfs> {
+    pub fn open(spec: &Spec, stock: Stock) -> Result<Rootfs> {
         let root = spec
             .root()
             .as_ref()
             .ok_or_else(|| Error::new(Kind::Invalid, "root is missing"))?;
         let root = Tree::open_path(root.path(), true)?;
         let binds = spec.mounts().iter().flatten().map(bind).collect::<Result<_>>()?;
-        Ok(Rootfs { root, binds })
+        Ok(Rootfs { root, binds, stock })
     }
 
     /// Mounts everything below the root, in the namespaces of the container.
-    pub fn lay(self, spec: &Spec, cgroup: &Path, channel: &Channel) -> Result<Laid> {
+    pub fn lay(mut self, spec: &Spec, cgroup: &Path, channel: &Channel) -> Result<Laid> {
         let none = None::<&str>;
         // Nothing that happens here reaches the guest.
         mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none)
@@ -58,13 +61,13 @@ impl Rootfs {
         let mut own_dev = true;
         for (mount, bind) in spec.mounts().iter().flatten().zip(self.binds) {
             own_dev &= bind.is_none() || mount.destination() != Path::new("/dev");
-            laid.mount(mount, bind, spec, cgroup)
+            laid.mount(mount, bind, spec, cgroup, &mut self.stock)
                 .attempt(|| format!("mount {}", mount.destination().display()))?;
         }
         if own_dev {
             device::populate(&laid, spec)?;
         }
-        laid.hide(spec, channel)?;
+        laid.hide(spec, &mut self.stock, channel)?;
         Ok(laid)
     }
 }
@@ -104,7 +107,14 @@ impl Laid {
         self.root.as_fd()
     }
 
-    fn mount(&self, mount: &Mount, bind: Option<(Tree, bool)>, spec: &Spec, cgroup: &Path) -> Result<()> {
+    fn mount(
+        &self,
+        mount: &Mount,
+        bind: Option<(Tree, bool)>,
+        spec: &Spec,
+        cgroup: &Path,
+        stock: &mut Stock,
+    ) -> Result<()> {
         let options = Options::parse(mount.options().as_deref().unwrap_or_default())?;
         let is_dir = bind.as_ref().is_none_or(|(_, dir)| *dir);
         let hidden = self.look(mount.destination())?;
@@ -114,7 +124,7 @@ impl Laid {
         };
         let tree = match bind {
             Some((tree, _)) => tree,
-            None => self.file_system(mount, &options, hidden.as_ref(), spec, cgroup)?,
+            None => self.file_system(mount, &options, hidden.as_ref(), spec, cgroup, stock)?,
         };
         if options.copy_up {
             device::copy_up(target.as_fd(), tree.as_fd())?;
@@ -133,6 +143,7 @@ impl Laid {
         hidden: Option<&OwnedFd>,
         spec: &Spec,
         cgroup: &Path,
+        stock: &mut Stock,
     ) -> Result<Tree> {
         let Some(kind) = mount.typ().as_deref() else {
             return Err(Error::new(Kind::Invalid, "it has no type and is no bind mount"));
@@ -151,20 +162,20 @@ impl Laid {
                     data.push(format!("mode={:o}", stat.st_mode & 0o7777));
                 }
             }
-            "sysfs" => match Tree::new(kind, source, &data, set) {
+            "sysfs" => match stock.take(kind, source, &data) {
                 // A user namespace gets its own sysfs only with a network of its own, which is the guest's here.
                 Err(e) if e.kind() == Kind::Denied => {
                     let tree = Tree::open(c"/sys", true)?;
                     tree.set(set, options.clear, true)?;
                     return Ok(tree);
                 }
-                other => return other,
+                other => return other?.mount(set),
             },
             // A block device that may only be read is not opened for more.
             _ if source.starts_with("/dev/") && set & libc::MOUNT_ATTR_RDONLY != 0 => data.push("ro".into()),
             _ => {}
         }
-        Tree::new(kind, source, &data, set)
+        stock.take(kind, source, &data)?.mount(set)
     }
 
     fn cgroup(&self, set: u64, spec: &Spec, cgroup: &Path) -> Result<Tree> {
@@ -233,7 +244,7 @@ impl Laid {
     }
 
     /// Masked and read-only paths; what is not there needs no hiding.
-    fn hide(&self, spec: &Spec, channel: &Channel) -> Result<()> {
+    fn hide(&self, spec: &Spec, stock: &mut Stock, channel: &Channel) -> Result<()> {
         let Some(linux) = spec.linux() else { return Ok(()) };
         for path in linux.readonly_paths().iter().flatten() {
             let Some(there) = self.look(Path::new(path))? else {
@@ -250,12 +261,9 @@ impl Laid {
                 continue;
             };
             let mask = if is_dir(there.as_fd())? {
-                Tree::new(
-                    "tmpfs",
-                    "tmpfs",
-                    &["nr_blocks=1".into(), "nr_inodes=1".into()],
-                    libc::MOUNT_ATTR_RDONLY,
-                )?
+                let (kind, source, options) = stock::EMPTY;
+                let options: Vec<_> = options.iter().copied().map(str::to_owned).collect();
+                stock.take(kind, source, &options)?.mount(libc::MOUNT_ATTR_RDONLY)?
             } else {
                 // The guest's, not the container's, which may be anything.
                 Tree::open(c"/dev/null", false)?

@@ -48,29 +48,9 @@ impl Tree {
         })
     }
 
-    /// A new mount of a file system of type `kind` with its own options (`key=value` or `flag`), and mount
-    /// attributes (`MOUNT_ATTR_*`).
+    /// A new mount of a new file system, see [`Unmounted::new`], with mount attributes (`MOUNT_ATTR_*`).
     pub fn new(kind: &str, source: &str, options: &[String], attributes: u64) -> Result<Tree> {
-        let name = format!("file system {kind}");
-        let what = || format!("make {name} with options \"{}\"", options.join(","));
-        let fs = match sys::fsopen(&c_string(kind)?) {
-            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => {
-                return Err(e).context(Kind::Unsupported, || format!("{name} is not known to this kernel"));
-            }
-            other => other.attempt(what)?,
-        };
-        sys::fsconfig(fs.as_fd(), Some(c"source"), Some(&c_string(source)?)).attempt(what)?;
-        for option in options {
-            let what = || format!("set option \"{option}\" of {name}");
-            match option.split_once('=') {
-                Some((key, value)) => sys::fsconfig(fs.as_fd(), Some(&c_string(key)?), Some(&c_string(value)?)),
-                None => sys::fsconfig(fs.as_fd(), Some(&c_string(option)?), None),
-            }
-            .attempt(what)?;
-        }
-        sys::fsconfig(fs.as_fd(), None, None).attempt(what)?;
-        let fd = sys::fsmount(fs.as_fd(), attributes).attempt(what)?;
-        Ok(Tree { fd, name })
+        Unmounted::new(kind, source, options)?.mount(attributes)
     }
 
     /// Sets and clears attributes (`MOUNT_ATTR_*`).
@@ -108,6 +88,45 @@ impl Tree {
 impl AsFd for Tree {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// A new file system that is still to be mounted, once.
+#[derive(Debug)]
+pub struct Unmounted {
+    fd: OwnedFd,
+    /// For errors.
+    name: String,
+}
+
+impl Unmounted {
+    /// Of type `kind`, with its own options (`key=value` or `flag`). Errors: `Unsupported` for a type that the kernel does not know.
+    pub fn new(kind: &str, source: &str, options: &[String]) -> Result<Unmounted> {
+        let name = format!("file system {kind}");
+        let what = || format!("make {name} with options \"{}\"", options.join(","));
+        let fs = match sys::fsopen(&c_string(kind)?) {
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => {
+                return Err(e).context(Kind::Unsupported, || format!("{name} is not known to this kernel"));
+            }
+            other => other.attempt(what)?,
+        };
+        sys::fsconfig(fs.as_fd(), Some(c"source"), Some(&c_string(source)?)).attempt(what)?;
+        for option in options {
+            let what = || format!("set option \"{option}\" of {name}");
+            match option.split_once('=') {
+                Some((key, value)) => sys::fsconfig(fs.as_fd(), Some(&c_string(key)?), Some(&c_string(value)?)),
+                None => sys::fsconfig(fs.as_fd(), Some(&c_string(option)?), None),
+            }
+            .attempt(what)?;
+        }
+        sys::fsconfig(fs.as_fd(), None, None).attempt(what)?;
+        Ok(Unmounted { fd: fs, name })
+    }
+
+    /// Mounts it, nowhere yet.
+    pub fn mount(self, attributes: u64) -> Result<Tree> {
+        let fd = sys::fsmount(self.fd.as_fd(), attributes).attempt(|| format!("mount {}", self.name))?;
+        Ok(Tree { fd, name: self.name })
     }
 }
 
