@@ -85,11 +85,20 @@ impl Fixed {
     }
 }
 
-/// What is `files`' alone. In brackets: inodes that must not be fixed directories.
+/// What `files` takes for a name may be a path: what is in a fixed directory has one from outside. Errors: `EINVAL` if it is one.
+fn single(name: &CStr) -> io::Result<()> {
+    if name.to_bytes().contains(&b'/') {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    Ok(())
+}
+
+/// What is `files`' alone. In brackets: inodes that must not be fixed directories, then names.
 macro_rules! passed {
-    ($($([$($free:ident),+])? fn $name:ident $(<$kind:ident: $bound:ident>)? ($($word:ident: $type:ty),*) -> $answer:ty;)*) => {
+    ($($([$($free:ident),+ $(; $($single:ident),+)?])? fn $name:ident $(<$kind:ident: $bound:ident>)?
+        ($($word:ident: $type:ty),*) -> $answer:ty;)*) => {
         $(fn $name $(<$kind: $bound>)? (&self, $($word: $type),*) -> $answer {
-            $($(self.free($free)?;)+)?
+            $($(self.free($free)?;)+ $($(single($single)?;)+)?)?
             self.files.$name($($word),*)
         })*
     };
@@ -103,6 +112,7 @@ impl FileSystem for Fixed {
     type DirIter = <PassthroughFs as FileSystem>::DirIter;
 
     fn lookup(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<Entry> {
+        single(name)?;
         // Forgotten, neither a fixed directory nor the one that it is in must come back under a number that we do not know.
         if name == c".." {
             return Err(io::Error::from_raw_os_error(libc::ESTALE));
@@ -140,18 +150,18 @@ impl FileSystem for Fixed {
         [inode] fn setattr(ctx: Context, inode: u64, attr: fuse::SetattrIn, handle: Option<u64>, valid: SetattrValid)
             -> io::Result<(fuse::Attr, Duration)>;
         fn readlink(ctx: Context, inode: u64) -> io::Result<Vec<u8>>;
-        [parent] fn symlink(ctx: Context, link: &CStr, parent: u64, name: &CStr, more: Extensions) -> io::Result<Entry>;
-        [parent] fn mknod(ctx: Context, parent: u64, name: &CStr, mode: u32, rdev: u32, umask: u32, more: Extensions)
+        [parent; name] fn symlink(ctx: Context, link: &CStr, parent: u64, name: &CStr, more: Extensions) -> io::Result<Entry>;
+        [parent; name] fn mknod(ctx: Context, parent: u64, name: &CStr, mode: u32, rdev: u32, umask: u32, more: Extensions)
             -> io::Result<Entry>;
-        [parent] fn mkdir(ctx: Context, parent: u64, name: &CStr, mode: u32, umask: u32, more: Extensions)
+        [parent; name] fn mkdir(ctx: Context, parent: u64, name: &CStr, mode: u32, umask: u32, more: Extensions)
             -> io::Result<Entry>;
-        [parent] fn unlink(ctx: Context, parent: u64, name: &CStr) -> io::Result<()>;
-        [parent] fn rmdir(ctx: Context, parent: u64, name: &CStr) -> io::Result<()>;
-        [old, new] fn rename(ctx: Context, old: u64, name: &CStr, new: u64, new_name: &CStr, flags: u32)
+        [parent; name] fn unlink(ctx: Context, parent: u64, name: &CStr) -> io::Result<()>;
+        [parent; name] fn rmdir(ctx: Context, parent: u64, name: &CStr) -> io::Result<()>;
+        [old, new; name, new_name] fn rename(ctx: Context, old: u64, name: &CStr, new: u64, new_name: &CStr, flags: u32)
             -> io::Result<()>;
-        [parent] fn link(ctx: Context, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry>;
+        [parent; name] fn link(ctx: Context, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry>;
         fn open(ctx: Context, inode: u64, kill_priv: bool, flags: u32) -> io::Result<Opened>;
-        [parent] fn create(ctx: Context, parent: u64, name: &CStr, mode: u32, kill_priv: bool, flags: u32, umask: u32,
+        [parent; name] fn create(ctx: Context, parent: u64, name: &CStr, mode: u32, kill_priv: bool, flags: u32, umask: u32,
             more: Extensions) -> io::Result<(Entry, Option<u64>, OpenOptions)>;
         fn read<W: ZeroCopyWriter>(ctx: Context, inode: u64, handle: u64, to: W, size: u32, at: u64, owner: Option<u64>,
             flags: u32) -> io::Result<usize>;

@@ -535,6 +535,21 @@ mod tests {
                 "request {opcode}"
             );
         }
+        // Nor by a path from outside of it.
+        assert_eq!(guest.ask(LOOKUP, ROOT, b"c/layer\0", true), Some(libc::EINVAL));
+        for (opcode, node, body) in [
+            (MKDIR, container, mkdir(b"layer/new\0")),
+            (SYMLINK, container, b"layer/new\0/etc\0".to_vec()),
+            (UNLINK, container, b"layer/mark\0".to_vec()),
+            (RENAME, container, rename(work, b"layer/fs\0fs\0")),
+            (RENAME, fs, rename(container, b"layer\0layer/new\0")),
+        ] {
+            assert_eq!(
+                guest.ask(opcode, node, &body, true),
+                Some(libc::EINVAL),
+                "request {opcode}"
+            );
+        }
         // An overlay's work, below.
         assert_eq!(guest.ask(MKDIR, work, &mkdir(b"d\0"), true), Some(0));
         assert_eq!(guest.ask(RENAME, work, &rename(fs, b"d\0d\0"), true), Some(0));
