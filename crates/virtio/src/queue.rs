@@ -33,12 +33,23 @@ impl Call {
 }
 
 /// What a device does with a chain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Served {
     /// Used; so many bytes were written.
     Used(u32),
+    /// Used as well, and the driver is told at once: it need not wait for the rest that is to be done.
+    Ahead(u32, Box<dyn FnOnce()>),
     /// Put back; no more chains are wanted now.
     Back,
+}
+
+impl std::fmt::Debug for Served {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Served::Used(len) => f.debug_tuple("Used").field(len).finish(),
+            Served::Ahead(len, _) => f.debug_tuple("Ahead").field(len).finish_non_exhaustive(),
+            Served::Back => f.write_str("Back"),
+        }
+    }
 }
 
 /// See the module.
@@ -75,6 +86,12 @@ impl Queue {
                     Served::Used(len) => {
                         self.ring.add_used(&*mem.memory(), head, len)?;
                         used = true;
+                    }
+                    Served::Ahead(len, rest) => {
+                        self.ring.add_used(&*mem.memory(), head, len)?;
+                        used = true;
+                        self.interrupt(mem, &mut used)?;
+                        rest();
                     }
                     Served::Back => {
                         self.ring.go_to_previous_position();
@@ -122,6 +139,8 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
     use std::thread;
     use std::time::Duration;
 
@@ -144,10 +163,8 @@ mod tests {
             .unwrap();
     }
 
-    #[test]
-    fn a_chain_that_comes_soon_needs_no_kick_and_the_answer_before_it_is_told() {
+    fn queue() -> (Queue, Memory, EventFd) {
         let memory = GuestMemoryMmap::<Bitmap>::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
-        let mem = Memory::new(memory);
         let mut ring = Ring::new(8).unwrap();
         ring.try_set_avail_ring_address(GuestAddress(AVAILABLE)).unwrap();
         ring.try_set_used_ring_address(GuestAddress(USED)).unwrap();
@@ -156,7 +173,33 @@ mod tests {
         let call = Call::default();
         call.set(Some(interrupt.try_clone().unwrap()));
         let kick = EventFd::new(EFD_NONBLOCK).unwrap();
-        let mut queue = Queue { ring, kick, call };
+        (Queue { ring, kick, call }, Memory::new(memory), interrupt)
+    }
+
+    #[test]
+    fn what_need_not_be_waited_for_is_done_when_the_answer_is_told() {
+        let (mut queue, mem, interrupt) = queue();
+        let (told, done) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        offer(&mem, 2, 1);
+        offer(&mem, 4, 2);
+        let drained = queue.drain(&mem, &mut Linger::default(), |_| {
+            let (told, done) = (Rc::clone(&told), Rc::clone(&done));
+            let interrupt = interrupt.try_clone().unwrap();
+            let rest = move || {
+                told.set(told.get() + interrupt.read().unwrap());
+                done.set(done.get() + 1);
+            };
+            Served::Ahead(3, Box::new(rest))
+        });
+        drained.unwrap();
+        assert_eq!((told.get(), done.get()), (2, 2));
+        let used: u16 = mem.memory().load(GuestAddress(USED + 2), Ordering::Acquire).unwrap();
+        assert_eq!(used, 2);
+    }
+
+    #[test]
+    fn a_chain_that_comes_soon_needs_no_kick_and_the_answer_before_it_is_told() {
+        let (mut queue, mem, interrupt) = queue();
         let mut linger = Linger::always(Duration::from_secs(30));
         let mut turn = || {
             let mut seen = Vec::new();
