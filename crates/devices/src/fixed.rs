@@ -18,6 +18,8 @@ use virtiofsd::filesystem::{
 use virtiofsd::fuse;
 use virtiofsd::passthrough::PassthroughFs;
 
+use crate::listing::{Listing, Listings};
+
 /// A directory of this name in one that is in the root is fixed.
 pub const NAME: &str = "layer";
 
@@ -28,6 +30,7 @@ const ROOT: u64 = 1;
 pub(crate) struct Fixed {
     files: PassthroughFs,
     known: Mutex<Known>,
+    listings: Listings,
 }
 
 /// What the guest has looked up, and how often it has not forgotten it: its number is not another's until then.
@@ -69,7 +72,12 @@ impl Fixed {
         Fixed {
             files,
             known: Mutex::default(),
+            listings: Listings::default(),
         }
+    }
+
+    fn let_go(&self) {
+        self.listings.clear();
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -93,6 +101,17 @@ fn single(name: &CStr) -> io::Result<()> {
     Ok(())
 }
 
+/// No number, no attributes.
+fn unknown() -> Entry {
+    Entry {
+        inode: 0,
+        generation: 0,
+        attr: fuse::Attr::default(),
+        attr_timeout: Duration::ZERO,
+        entry_timeout: Duration::ZERO,
+    }
+}
+
 /// What is `files`' alone. In brackets: inodes that must not be fixed directories, then names.
 macro_rules! passed {
     ($($([$($free:ident),+ $(; $($single:ident),+)?])? fn $name:ident $(<$kind:ident: $bound:ident>)?
@@ -109,7 +128,17 @@ type Opened = (Option<u64>, OpenOptions);
 impl FileSystem for Fixed {
     type Inode = u64;
     type Handle = u64;
-    type DirIter = <PassthroughFs as FileSystem>::DirIter;
+    type DirIter = Listing;
+
+    fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
+        self.let_go();
+        self.files.init(capable)
+    }
+
+    fn destroy(&self) {
+        self.let_go();
+        self.files.destroy();
+    }
 
     fn lookup(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<Entry> {
         single(name)?;
@@ -117,7 +146,11 @@ impl FileSystem for Fixed {
         if name == c".." {
             return Err(io::Error::from_raw_os_error(libc::ESTALE));
         }
-        let entry = self.files.lookup(ctx, parent, name)?;
+        let entry = match self.files.lookup(ctx, parent, name) {
+            // Removed since it was read: the guest is told the name alone.
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) && self.listings.taking() => return Ok(unknown()),
+            found => found?,
+        };
         let mut known = self.known();
         if known.count(entry.inode) {
             // `.`, or the same once more.
@@ -143,9 +176,16 @@ impl FileSystem for Fixed {
         self.files.batch_forget(ctx, requests);
     }
 
+    fn readdir(&self, ctx: Context, inode: u64, handle: u64, size: u32, at: u64) -> io::Result<Listing> {
+        self.listings.read(&self.files, ctx, (inode, handle), size, at)
+    }
+
+    fn releasedir(&self, ctx: Context, inode: u64, flags: u32, handle: u64) -> io::Result<()> {
+        self.listings.close((inode, handle));
+        self.files.releasedir(ctx, inode, flags, handle)
+    }
+
     passed! {
-        fn init(capable: FsOptions) -> io::Result<FsOptions>;
-        fn destroy() -> ();
         fn getattr(ctx: Context, inode: u64, handle: Option<u64>) -> io::Result<(fuse::Attr, Duration)>;
         [inode] fn setattr(ctx: Context, inode: u64, attr: fuse::SetattrIn, handle: Option<u64>, valid: SetattrValid)
             -> io::Result<(fuse::Attr, Duration)>;
@@ -179,9 +219,7 @@ impl FileSystem for Fixed {
         fn listxattr(ctx: Context, inode: u64, size: u32) -> io::Result<ListxattrReply>;
         [inode] fn removexattr(ctx: Context, inode: u64, name: &CStr) -> io::Result<()>;
         fn opendir(ctx: Context, inode: u64, flags: u32) -> io::Result<Opened>;
-        fn readdir(ctx: Context, inode: u64, handle: u64, size: u32, at: u64) -> io::Result<Self::DirIter>;
         fn fsyncdir(ctx: Context, inode: u64, data: bool, handle: u64) -> io::Result<()>;
-        fn releasedir(ctx: Context, inode: u64, flags: u32, handle: u64) -> io::Result<()>;
         fn access(ctx: Context, inode: u64, mask: u32) -> io::Result<()>;
         fn lseek(ctx: Context, inode: u64, handle: u64, at: u64, whence: u32) -> io::Result<u64>;
         fn copyfilerange(ctx: Context, from: u64, from_handle: u64, from_at: u64, to: u64, to_handle: u64, to_at: u64,

@@ -7,6 +7,7 @@
 
 pub mod fixed;
 pub mod fs;
+mod listing;
 pub mod notice;
 mod privilege;
 pub mod process;
