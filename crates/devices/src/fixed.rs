@@ -8,9 +8,14 @@
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, fstat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use virtiofsd::filesystem::{
     Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions, SetattrValid,
     SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
@@ -18,6 +23,7 @@ use virtiofsd::filesystem::{
 use virtiofsd::fuse;
 use virtiofsd::passthrough::PassthroughFs;
 
+use crate::dirs::Dirs;
 use crate::listing::{Listing, Listings};
 
 /// A directory of this name in one that is in the root is fixed.
@@ -30,7 +36,25 @@ const ROOT: u64 = 1;
 pub(crate) struct Fixed {
     files: PassthroughFs,
     known: Mutex<Known>,
+    dirs: Dirs,
     listings: Listings,
+    /// Where files are known by handle: what a request has removed. See [`Removed`].
+    removed: Option<Arc<Removed>>,
+}
+
+/// Holds what was removed last until the guest has its answer: the host's file system frees what was in it when it is let go.
+#[derive(Debug, Default)]
+pub(crate) struct Removed(Mutex<Option<OwnedFd>>);
+
+impl Removed {
+    fn hold(&self, file: Option<OwnedFd>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = file;
+    }
+
+    /// What is held, if there is something.
+    pub fn take(&self) -> Option<OwnedFd> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// What the guest has looked up, and how often it has not forgotten it: its number is not another's until then.
@@ -68,15 +92,44 @@ impl Known {
 
 impl Fixed {
     /// All of `files`.
-    pub fn new(files: PassthroughFs) -> Fixed {
+    pub fn new(files: PassthroughFs, removed: Option<Arc<Removed>>) -> Fixed {
         Fixed {
             files,
             known: Mutex::default(),
+            dirs: Dirs::default(),
             listings: Listings::default(),
+            removed,
         }
     }
 
+    /// `files` would look the name up first, for a migration that does not happen here.
+    fn remove(&self, ctx: Context, parent: u64, name: &CStr, how: UnlinkatFlags) -> io::Result<()> {
+        self.free(parent)?;
+        single(name)?;
+        let Ok(dir) = self.dirs.get(&self.files, ctx, parent) else {
+            // It says best why not.
+            return match how {
+                UnlinkatFlags::NoRemoveDir => self.files.unlink(ctx, parent, name),
+                UnlinkatFlags::RemoveDir => self.files.rmdir(ctx, parent, name),
+            };
+        };
+        let gone = self.removed.as_ref().map(|removed| {
+            let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            (removed, openat(&dir, name, flags, Mode::empty()).ok())
+        });
+        match unlinkat(&dir, name, how) {
+            // The guest looks the directory up anew at this one only, and there may be another of its name.
+            Err(Errno::ENOENT) if fstat(&dir)?.st_nlink == 0 => return Err(Errno::ESTALE.into()),
+            removed => removed?,
+        }
+        if let Some((removed, file)) = gone {
+            removed.hold(file);
+        }
+        Ok(())
+    }
+
     fn let_go(&self) {
+        self.dirs.clear();
         self.listings.clear();
     }
 
@@ -164,6 +217,7 @@ impl FileSystem for Fixed {
 
     fn forget(&self, ctx: Context, inode: u64, count: u64) {
         self.known().forget(inode, count);
+        self.dirs.forget([inode].into_iter());
         self.files.forget(ctx, inode, count);
     }
 
@@ -173,7 +227,16 @@ impl FileSystem for Fixed {
             known.forget(*inode, *count);
         }
         drop(known);
+        self.dirs.forget(requests.iter().map(|(inode, _)| *inode));
         self.files.batch_forget(ctx, requests);
+    }
+
+    fn unlink(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<()> {
+        self.remove(ctx, parent, name, UnlinkatFlags::NoRemoveDir)
+    }
+
+    fn rmdir(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<()> {
+        self.remove(ctx, parent, name, UnlinkatFlags::RemoveDir)
     }
 
     fn readdir(&self, ctx: Context, inode: u64, handle: u64, size: u32, at: u64) -> io::Result<Listing> {
@@ -195,8 +258,6 @@ impl FileSystem for Fixed {
             -> io::Result<Entry>;
         [parent; name] fn mkdir(ctx: Context, parent: u64, name: &CStr, mode: u32, umask: u32, more: Extensions)
             -> io::Result<Entry>;
-        [parent; name] fn unlink(ctx: Context, parent: u64, name: &CStr) -> io::Result<()>;
-        [parent; name] fn rmdir(ctx: Context, parent: u64, name: &CStr) -> io::Result<()>;
         [old, new; name, new_name] fn rename(ctx: Context, old: u64, name: &CStr, new: u64, new_name: &CStr, flags: u32)
             -> io::Result<()>;
         [parent; name] fn link(ctx: Context, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry>;

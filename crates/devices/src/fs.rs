@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::mem;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
@@ -25,7 +26,7 @@ use virtiofsd::passthrough::{CachePolicy, Config, InodeFileHandlesMode, Passthro
 use virtiofsd::server::Server;
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryError, GuestMemoryMmap};
 
-use crate::fixed::Fixed;
+use crate::fixed::{Fixed, Removed};
 use crate::notice::{self, Notices};
 use crate::privilege::{self, Forgone};
 use crate::session::{self, Record};
@@ -80,6 +81,7 @@ pub struct Fs {
     notices: Notices,
     linger: Linger,
     record: Option<File>,
+    removed: Arc<Removed>,
 }
 
 impl std::fmt::Debug for Fs {
@@ -124,10 +126,12 @@ impl Fs {
             },
             ..Config::default()
         };
+        let removed = Arc::<Removed>::default();
         let engine = if share.read_only {
             Engine::ReadOnly(Server::new(PassthroughFsRo::new(settings)?))
         } else {
-            Engine::Writable(Server::new(Fixed::new(PassthroughFs::new(settings)?)))
+            let held = share.handles.then(|| Arc::clone(&removed));
+            Engine::Writable(Server::new(Fixed::new(PassthroughFs::new(settings)?, held)))
         };
         let mut fs = Fs {
             engine,
@@ -135,6 +139,7 @@ impl Fs {
             notices: Notices::default(),
             linger: Linger::up_to(LINGER),
             record: None,
+            removed,
         };
         let record = share.record.as_ref().map(Record::read).transpose()?.flatten();
         match record {
@@ -318,7 +323,13 @@ impl Device for Fs {
             return Ok(());
         };
         let mut linger = mem::take(&mut self.linger);
-        let drained = queue.drain(memory, &mut linger, |chain| Served::Used(self.answer(&chain)));
+        let drained = queue.drain(memory, &mut linger, |chain| {
+            let len = self.answer(&chain);
+            match self.removed.take() {
+                None => Served::Used(len),
+                Some(file) => Served::Ahead(len, Box::new(move || drop(file))),
+            }
+        });
         self.linger = linger;
         drained
     }

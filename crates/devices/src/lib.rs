@@ -5,6 +5,7 @@
 //! Every byte here comes from a guest that is assumed hostile: nothing that it writes may end the process, or make it hold memory or
 //! descriptors without bound.
 
+mod dirs;
 pub mod fixed;
 pub mod fs;
 mod listing;

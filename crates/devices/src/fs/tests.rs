@@ -3,6 +3,7 @@
 //! A guest's requests, one at a time.
 
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 
 use virtio::{Call, Queue};
 use vm_memory::ByteValued;
@@ -17,6 +18,7 @@ const LOOKUP: u32 = 1;
 const FORGET: u32 = 2;
 const MKDIR: u32 = 9;
 const UNLINK: u32 = 10;
+const RMDIR: u32 = 11;
 const INIT: u32 = 26;
 const OPENDIR: u32 = 27;
 const READDIR: u32 = 28;
@@ -193,6 +195,10 @@ impl Guest {
     fn remove(&mut self, opcode: u32, dir: u64, name: &[u8]) -> Option<i32> {
         self.ask(opcode, dir, &[name, b"\0"].concat(), true)
     }
+
+    fn forget(&mut self, node: u64, count: u64) {
+        assert_eq!(self.ask(FORGET, node, &count.to_le_bytes(), false), None);
+    }
 }
 
 /// An entry that the guest was told.
@@ -205,6 +211,15 @@ struct Listed {
 
 fn names(listed: &[Listed]) -> Vec<&str> {
     listed.iter().map(|one| one.name.as_str()).collect()
+}
+
+/// Our descriptors of what is below `dir`, by path.
+fn held(dir: &Path) -> Vec<PathBuf> {
+    let all = std::fs::read_dir("/proc/self/fd").unwrap();
+    let targets = all.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+    targets
+        .filter(|target| target.starts_with(dir) && target != dir)
+        .collect()
 }
 
 #[test]
@@ -471,4 +486,88 @@ fn more_directories_are_read_than_are_read_ahead() {
         }
     }
     assert!(open.iter().all(|(.., count)| *count == names.len() + 2), "{open:?}");
+}
+
+#[test]
+fn a_number_means_one_directory_whatever_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    for handles in [false, true] {
+        std::fs::create_dir_all(path("d/sub")).unwrap();
+        for name in ["d/a", "d/b", "d/c"] {
+            std::fs::write(path(name), "").unwrap();
+        }
+        let mut guest = Guest::of(Share {
+            handles,
+            ..share(dir.path())
+        });
+        let node = guest.find(ROOT, b"d\0");
+        assert_eq!(guest.remove(UNLINK, node, b"a"), Some(0));
+        assert_eq!(guest.remove(UNLINK, node, b"a"), Some(libc::ENOENT));
+        assert_eq!(guest.remove(UNLINK, node, b"sub"), Some(libc::EISDIR));
+        assert_eq!(guest.remove(RMDIR, node, b"b"), Some(libc::ENOTDIR));
+        // Another one has its name.
+        std::fs::rename(path("d"), path("e")).unwrap();
+        std::fs::create_dir(path("d")).unwrap();
+        std::fs::write(path("d/b"), "").unwrap();
+        assert_eq!(guest.remove(UNLINK, node, b"b"), Some(0));
+        assert_eq!((path("d/b").exists(), path("e/b").exists()), (true, false));
+        let other = guest.find(ROOT, b"d\0");
+        assert_ne!(other, node);
+        assert_eq!(guest.remove(RMDIR, ROOT, b"d"), Some(libc::ENOTEMPTY));
+        assert_eq!(guest.remove(UNLINK, other, b"b"), Some(0));
+        assert_eq!(guest.remove(RMDIR, ROOT, b"d"), Some(0));
+        // One that is not there any more, nor another in its place.
+        std::fs::create_dir(path("d")).unwrap();
+        std::fs::write(path("d/b"), "").unwrap();
+        assert_eq!(guest.remove(UNLINK, other, b"b"), Some(libc::ESTALE));
+        assert!(path("d/b").exists());
+        // A file is no directory, and what was forgotten is nothing.
+        let file = guest.find(node, b"c\0");
+        assert_eq!(guest.remove(UNLINK, file, b"x"), Some(libc::ENOTDIR));
+        guest.forget(node, 1);
+        assert_eq!(guest.remove(UNLINK, node, b"c"), Some(libc::EBADF));
+        for (node, count) in [(other, 1), (file, 1)] {
+            guest.forget(node, count);
+        }
+        assert_eq!(held(dir.path()), Vec::<PathBuf>::new());
+        for name in ["d", "e"] {
+            std::fs::remove_dir_all(path(name)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn many_files_and_directories_hold_few_descriptors() {
+    let dir = tempfile::tempdir().unwrap();
+    for d in 0..200 {
+        std::fs::create_dir(dir.path().join(format!("d{d}"))).unwrap();
+        std::fs::write(dir.path().join(format!("d{d}/f")), "").unwrap();
+    }
+    let mut guest = Guest::of(Share {
+        handles: true,
+        ..share(dir.path())
+    });
+    let nodes: Vec<u64> = (0..200)
+        .map(|d| {
+            let node = guest.find(ROOT, format!("d{d}\0").as_bytes());
+            let file = guest.find(node, b"f\0");
+            assert_eq!(guest.remove(UNLINK, node, b"f"), Some(0));
+            // What was removed is free once that is answered, though the guest has not forgotten it.
+            assert!(
+                !held(dir.path())
+                    .iter()
+                    .any(|path| path.to_string_lossy().contains("/f"))
+            );
+            guest.forget(file, 1);
+            node
+        })
+        .collect();
+    // More than files may be open.
+    assert!(held(dir.path()).len() <= 100, "{:?}", held(dir.path()));
+    for (d, node) in nodes.iter().enumerate() {
+        assert_eq!(guest.remove(RMDIR, ROOT, format!("d{d}").as_bytes()), Some(0));
+        guest.forget(*node, 1);
+    }
+    assert_eq!(held(dir.path()), Vec::<PathBuf>::new());
 }
