@@ -18,10 +18,21 @@ const LATER: &str = "/etc/kata/modules.later";
 const PATIENT: &str = "virtio_net";
 const AUTOPROBE: &str = "/sys/bus/virtio/drivers_autoprobe";
 
-/// Loads all of them. Errors: with the path of the one that does not load.
+/// Loads all of them; their files, which take memory, go. Errors: with the path of the one that does not load.
 pub fn load() -> Result<()> {
     let list = fs::read_to_string(LIST).attempt(|| format!("read {LIST}"))?;
-    paths(&list).try_for_each(load_one)
+    paths(&list).try_for_each(|path| {
+        load_one(path)?;
+        forget(path);
+        Ok(())
+    })
+}
+
+/// Nobody reads it again.
+fn forget(path: &Path) {
+    if let Err(e) = fs::remove_file(path) {
+        log::debug!("remove {}: {e}", path.display());
+    }
 }
 
 /// Loads the modules `names` of those that wait, with what they depend on. What the image does not have may be built in: whoever

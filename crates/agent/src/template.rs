@@ -9,6 +9,7 @@ use std::hint;
 use std::io::{self, Write};
 
 use api::template::{PARAMETER, READY, SHARE};
+use nix::sys::prctl::set_thp_disable;
 
 use crate::share::Shares;
 
@@ -37,7 +38,10 @@ pub fn offer(shares: &Shares) {
 /// clears what it gives us; what it gives back to itself stays clear.
 fn wipe() {
     let taken: Vec<Vec<u8>> = (0..(free_mib() / 2).min(WIPED_MIB) / PIECE_MIB)
-        .map(|_| {
+        .map(|number| {
+            // The first one takes single pages, as they lie about between others; large ones come from where all is free. A kernel
+            // without large pages gives no others anyway.
+            let _ = set_thp_disable(number == 0);
             let mut piece = vec![0; PIECE_MIB << 20];
             piece
                 .iter_mut()
@@ -46,6 +50,7 @@ fn wipe() {
             piece
         })
         .collect();
+    let _ = set_thp_disable(false);
     drop(hint::black_box(taken));
 }
 
