@@ -200,9 +200,7 @@ impl Fs {
             }
         }
     }
-}
 
-impl Fs {
     /// Writes down what is agreed upon by a request that has been answered, if it is the first.
     fn keep(&self, beginning: &[u8], chain: &Chain, len: usize) -> io::Result<()> {
         let Some(file) = self.record.as_ref().filter(|_| session::begins(beginning)) else {

@@ -73,8 +73,17 @@ impl Group {
 /// without one for moves that follow closely: it is asked for now, by a move that changes nothing, for which nobody waits.
 pub fn announce() {
     let moved = || -> Result<()> {
-        let own = hierarchy::mounted()?;
-        own.last().map_or(Ok(()), |hierarchy| move_to(&hierarchy.home()))
+        let Some(home) = hierarchy::mounted()?.last().map(Hierarchy::home) else {
+            return Ok(());
+        };
+        // In a container our group may be out of sight, and what looks like it another one.
+        let path = home.join("cgroup.procs");
+        let inside = fs::read_to_string(&path).attempt(|| format!("read {}", path.display()))?;
+        let own = std::process::id().to_string();
+        if inside.lines().any(|pid| pid == own) {
+            move_to(&home)?;
+        }
+        Ok(())
     };
     let begun = std::thread::Builder::new().name("announce".into()).spawn(move || {
         if let Err(e) = moved() {
